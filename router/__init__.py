@@ -1,0 +1,98 @@
+"""A learned router for LLM calls: the tier with the lowest cost per success above a success floor.
+
+Serving side. The names below are loaded on first use, so that ``import router`` costs nothing and
+``from router import CpsTracker`` does not read a tokenizer.
+
+>>> from router import cost_per_success
+>>> cost_per_success(cost_usd=0.5, successes=250)
+0.002
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__ resolves the names
+    from router.cps import CpsTracker, cost_per_success
+    from router.decision import Decision
+    from router.errors import (
+        ArtifactError,
+        CpsRouterError,
+        DatasetError,
+        EmbeddingError,
+        InputError,
+        MissingExtraError,
+        OutcomeError,
+        PriceError,
+        RoutingError,
+        TiersError,
+    )
+    from router.keyword import KeywordRouter
+    from router.outcomes import Outcome
+    from router.prices import PriceBook
+    from router.routing import Router
+    from router.tiers import Tier, TierSet
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArtifactError",
+    "CpsRouterError",
+    "CpsTracker",
+    "DatasetError",
+    "Decision",
+    "EmbeddingError",
+    "InputError",
+    "KeywordRouter",
+    "MissingExtraError",
+    "Outcome",
+    "OutcomeError",
+    "PriceBook",
+    "PriceError",
+    "Router",
+    "RoutingError",
+    "Tier",
+    "TierSet",
+    "TiersError",
+    "__version__",
+    "cost_per_success",
+]
+
+_NAMES_BY_MODULE = {
+    "cps": ("CpsTracker", "cost_per_success"),
+    "decision": ("Decision",),
+    "errors": (
+        "ArtifactError",
+        "CpsRouterError",
+        "DatasetError",
+        "EmbeddingError",
+        "InputError",
+        "MissingExtraError",
+        "OutcomeError",
+        "PriceError",
+        "RoutingError",
+        "TiersError",
+    ),
+    "keyword": ("KeywordRouter",),
+    "outcomes": ("Outcome",),
+    "prices": ("PriceBook",),
+    "routing": ("Router",),
+    "tiers": ("Tier", "TierSet"),
+}
+_HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first use (PEP 562)."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'router' has no attribute {name!r}")
+    value: object = getattr(import_module(f"router.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,147 @@
+"""The command line: what serving needs. ``training/cli.py`` adds train, evaluate and data.
+
+Exit codes: 0 done, 1 a run-time failure, 2 bad usage or bad input; an error is one sentence on
+stderr. With ``--json``, stdout carries JSON and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from router.decision import Decision
+from router.errors import CpsRouterError, InputError
+
+app = typer.Typer(
+    name="cps-router",
+    help="Route each LLM call to the tier with the lowest cost per success.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# Queries read and routed at a time: enough to be fast, few enough to stream.
+_BATCH = 1024
+
+
+@app.callback()
+def _root() -> None:
+    """Route each LLM call to the tier with the lowest cost per success.
+
+    Train a router from logged outcomes, evaluate it, then route queries with it:
+
+      cps-router data fetch paretobandit
+      cps-router train OUTCOMES --tiers TIERS.toml --out my-router
+      cps-router evaluate my-router OUTCOMES
+      cps-router route my-router "Summarize briefly: ..."
+    """
+
+
+@app.command()
+def route(
+    artifact: Annotated[
+        str, typer.Argument(help='Artifact folder, or "default" for the one that ships.')
+    ],
+    query: Annotated[str | None, typer.Argument(help="One query.")] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file", help='JSON lines with "query" and maybe "request_id"; "-" reads stdin.'
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON decision a line (the default with --file).")
+    ] = False,
+) -> None:
+    """Say where a query should go: one decision a line, in the order of the input."""
+    from router.routing import Router
+
+    if (query is None) == (file is None):
+        raise InputError(
+            "expected either one QUERY or --file IN.jsonl, got "
+            f"{'neither' if query is None else 'both'}: see cps-router route --help."
+        )
+    router = Router.load(None if artifact == "default" else artifact)
+    if query is not None:
+        decision = router.route(query)
+        typer.echo(_dumps(decision.to_dict()) if as_json else _in_words(decision))
+        return
+    assert file is not None
+    rows = _read_queries(file)
+    while batch := list(islice(rows, _BATCH)):
+        ids, queries = zip(*batch, strict=True)
+        for decision in router.route_many(list(queries), list(ids)):
+            typer.echo(_dumps(decision.to_dict()))
+
+
+def _read_queries(file: str) -> Iterator[tuple[str | None, str]]:
+    if file == "-":
+        yield from _parse_queries(sys.stdin.buffer, "standard input")
+        return
+    try:
+        with Path(file).open("rb") as lines:
+            yield from _parse_queries(lines, file)
+    except OSError as error:
+        raise InputError(
+            f"expected a file of JSON lines at {file}, got {error.strerror or 'an error'}: "
+            "check the path."
+        ) from None
+
+
+def _parse_queries(lines: Iterable[bytes], name: str) -> Iterator[tuple[str | None, str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        query = row.get("query") if isinstance(row, dict) else None
+        if not isinstance(query, str):
+            raise InputError(
+                f'expected a JSON object with a text "query" in line {number} of {name}, got '
+                "something else: mend the line; the lines before it were routed."
+            )
+        request_id = row.get("request_id")
+        yield (None if request_id is None else str(request_id)), query
+
+
+def _dumps(value: dict[str, Any]) -> str:
+    # ASCII, so that a lone surrogate in a request id cannot break the output.
+    return json.dumps(value, allow_nan=False)
+
+
+def _in_words(decision: Decision) -> str:
+    lines = [f"{decision.tier}  ({decision.model}), reason: {decision.reason}"]
+    for name, p in decision.p_success.items():
+        cost = decision.cost_usd[name]
+        mark = ">" if name == decision.tier else " "
+        lines.append(f"{mark} {name:<12} success {p:.3f}   ${cost:.6f}")
+    if not decision.certified:
+        lines.append("no success floor is certified for this decision")
+    return "\n".join(lines)
+
+
+def run(application: typer.Typer) -> None:
+    """Run the command line, turning deliberate errors into one sentence and an exit code."""
+    try:
+        application()
+    except CpsRouterError as error:
+        typer.echo(f"cps-router: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing is wrong.
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+def main() -> None:
+    """Entry point without the training commands."""
+    run(app)

@@ -1,0 +1,125 @@
+"""Turn text into vectors: what an embedder is, and which embedder a name stands for.
+
+``StaticEmbedder`` is the default and needs tokenizers and numpy; ``SentenceTransformerEmbedder`` is
+any sentence-transformers model and needs the extra ``encoder``. ``router.text`` says what they read
+of a text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from router.artifact import default_artifact_folder
+from router.encoder import SentenceTransformerEmbedder
+from router.errors import EmbeddingError
+from router.static_embedding import StaticEmbedder, is_static_folder, static_files
+
+__all__ = [
+    "Embedder",
+    "SentenceTransformerEmbedder",
+    "StaticEmbedder",
+    "default_embedder_folder",
+    "embedder_spec",
+    "load_embedder",
+    "static_files",
+]
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Embedder(Protocol):
+    """What estimators need of an embedder."""
+
+    @property
+    def id(self) -> str:
+        """A readable name."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) that changes whenever the vectors would."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def embed_one(self, text: str) -> FloatArray:
+        """The vector (dimension,) of one text, of unit length; zero where nothing can be read."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """Rows (n, dimension), each what ``embed_one`` would give."""
+        ...
+
+
+def load_embedder(spec: str | Path | Mapping[str, object]) -> Embedder:
+    """The embedder that ``spec`` names.
+
+    ``"static"`` is the one that ships with cps-router; the folder of a StaticEmbedding gives a
+    StaticEmbedder; any other text is a sentence-transformers folder or name. A mapping is what
+    ``embedder_spec`` wrote into a manifest: its digest must match. Raises EmbeddingError.
+    """
+    if not isinstance(spec, Mapping):
+        if str(spec) == "static":
+            return StaticEmbedder.load(default_embedder_folder())
+        if is_static_folder(Path(spec)):
+            return StaticEmbedder.load(spec)
+        return SentenceTransformerEmbedder(spec)
+    kind, digest = spec.get("kind"), spec.get("digest")
+    place = str(spec.get("folder") or spec.get("id"))
+    if kind == "static":
+        folder = Path(place) if spec.get("folder") else default_embedder_folder()
+        static = StaticEmbedder.load(folder, id=str(spec["id"]) if spec.get("id") else None)
+        if digest is not None and static.digest != digest:
+            raise EmbeddingError(
+                f"expected the static embedder with digest {str(digest)[:12]}, got "
+                f"{static.digest[:12]}: restore that folder or train again."
+            )
+        return static
+    if kind == "sentence-transformers":
+        return SentenceTransformerEmbedder(
+            place, expected_digest=None if digest is None else str(digest)
+        )
+    raise EmbeddingError(
+        f"expected an embedder of kind 'static' or 'sentence-transformers', got {kind!r}: "
+        "pass such an embedder to the router yourself."
+    )
+
+
+def embedder_spec(embedder: Embedder, *, folder: str | Path | None = None) -> dict[str, Any]:
+    """What a manifest says of an embedder: kind, id, digest, dimension and, where given, folder."""
+    if isinstance(embedder, StaticEmbedder):
+        kind = "static"
+    elif isinstance(embedder, SentenceTransformerEmbedder):
+        kind = "sentence-transformers"
+    else:
+        kind = "custom"
+    spec: dict[str, Any] = {
+        "kind": kind,
+        "id": embedder.id,
+        "digest": embedder.digest,
+        "dimension": embedder.dimension,
+    }
+    if folder is not None:
+        spec["folder"] = os.fspath(folder)
+    return spec
+
+
+def default_embedder_folder() -> Path:
+    """The static embedder inside the artifact that ships with cps-router."""
+    artifact = default_artifact_folder()
+    found = [path for path in artifact.glob("embedder-*") if path.is_dir()]
+    if len(found) != 1:
+        raise EmbeddingError(
+            f"expected one embedder folder in {os.fspath(artifact)!r}, got {len(found)}: "
+            "install cps-router again."
+        )
+    return found[0]

@@ -1,0 +1,281 @@
+"""Estimators compiled to plain arrays: P(success), E[tokens], E[cost]. No scikit-learn here.
+
+``training/fit.py`` fits with scikit-learn and compiles to these; a test holds both to the same
+predictions. Shapes: ``n`` requests, ``T`` tiers, ``D`` inputs (embedding, then query features),
+``d`` embedding dimensions, ``m`` references (training queries, or centroids of them).
+
+Prices are not in here: heads predict tokens, and the price book turns them into dollars when a
+decision is made. A tier whose log has only dollars, or whose price nobody knows, has a dollar head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from router.errors import ArtifactError
+
+FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-x)), without overflow.
+
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    # np.tanh saturates quietly where np.exp would warn.
+    half: FloatArray = np.tanh(0.5 * x)
+    return 0.5 * (1.0 + half)
+
+
+class _Arrays:
+    """Round trip of a dataclass of arrays through a flat mapping with a prefix."""
+
+    kind: ClassVar[str]
+
+    def to_arrays(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
+        return {f"{prefix}.{f.name}": np.asarray(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_arrays(cls, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        try:
+            return cls(**{f.name: arrays[f"{prefix}.{f.name}"] for f in fields(cls)})  # type: ignore[arg-type]
+        except KeyError as missing:
+            raise ArtifactError(
+                f"expected the array {missing} in the artifact, got none: train it again."
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class LinearScore(_Arrays):
+    """Logits ``x @ weight + bias``: weight (D, T), bias (T,)."""
+
+    kind: ClassVar[str] = "logistic"
+    weight: FloatArray
+    bias: FloatArray
+
+    def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
+        """Logits (n, T) from inputs (n, D)."""
+        return x @ self.weight + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class MlpScore(_Arrays):
+    """One hidden ReLU layer per tier: w1 (D, T * h), b1 (T * h,), w2 (T, h), b2 (T,)."""
+
+    kind: ClassVar[str] = "mlp"
+    w1: FloatArray
+    b1: FloatArray
+    w2: FloatArray
+    b2: FloatArray
+
+    def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
+        """Logits (n, T) from inputs (n, D)."""
+        hidden = np.maximum(x @ self.w1 + self.b1, 0.0).reshape(len(x), *self.w2.shape)
+        out: FloatArray = np.einsum("nth,th->nt", hidden, self.w2) + self.b2
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourScore(_Arrays):
+    """k nearest references, weighted by distance, shrunk to each tier's mean.
+
+    With d_j the squared distance to the j-th nearest reference, the weight is
+    w_j = 1 - d_j / d_(k+1), which fades to nothing at the edge, so that predictions are continuous
+    in the query. With A, B the weighted means of ``count * success`` and ``count`` over the k + 1
+    references, p = (k A + shrinkage * prior) / (k B + shrinkage).
+
+    count_success and count are (m, T); prior, slope and intercept (T,). Logits are
+    slope * logit(p) + intercept.
+    """
+
+    kind: ClassVar[str] = "knn"
+    count_success: FloatArray
+    count: FloatArray
+    prior: FloatArray
+    slope: FloatArray
+    intercept: FloatArray
+    n_neighbours: npt.NDArray[np.int64]
+    shrinkage: npt.NDArray[np.float64]
+
+    def probability(self, similarity: Float32Array) -> FloatArray:
+        """Uncalibrated P(success) (n, T) from cosine similarities (n, m) to the references."""
+        k = int(self.n_neighbours)
+        n_used = min(k + 1, similarity.shape[1])
+        nearest = np.argpartition(similarity, -n_used, axis=1)[:, -n_used:]
+        distance = 1.0 - np.take_along_axis(similarity, nearest, axis=1).astype(np.float64)
+        weights = edge_weights(distance)
+        weights /= weights.sum(axis=1, keepdims=True)
+        successes = np.einsum("nk,nkt->nt", weights, self.count_success[nearest])
+        counts = np.einsum("nk,nkt->nt", weights, self.count[nearest])
+        shrunk: FloatArray = (k * successes + self.shrinkage * self.prior) / (
+            k * counts + self.shrinkage
+        )
+        return shrunk
+
+    def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
+        """Logits (n, T) from similarities (n, m)."""
+        p = np.clip(self.probability(similarity), 1e-6, 1.0 - 1e-6)
+        return self.slope * np.log(p / (1.0 - p)) + self.intercept
+
+
+def edge_weights(squared_distance: FloatArray) -> FloatArray:
+    """Weights 1 - d / max(d) along the last axis; all ones where every distance is the same.
+
+    >>> edge_weights(np.array([[0.0, 1.0, 2.0]])).tolist()
+    [[1.0, 0.5, 0.0]]
+    """
+    edge = squared_distance.max(axis=-1, keepdims=True)
+    weights = 1.0 - squared_distance / np.where(edge > 0, edge, 1.0)
+    weights = np.clip(weights, 0.0, 1.0)
+    return np.where(weights.sum(axis=-1, keepdims=True) > 0, weights, 1.0)
+
+
+Member = LinearScore | MlpScore | NeighbourScore
+_MEMBERS: dict[str, type[Member]] = {c.kind: c for c in (LinearScore, MlpScore, NeighbourScore)}
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessEstimator:
+    """P(success) (n, T): the mean of the members' logits, calibrated by Platt's sigmoid.
+
+    slope and intercept (T,) belong to the mean; each member carries its own calibration.
+    """
+
+    members: tuple[Member, ...]
+    slope: FloatArray
+    intercept: FloatArray
+
+    def predict(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
+        """Calibrated P(success), shape (n, T), from inputs (n, D) and similarities (n, m)."""
+        score = self.members[0].score(x, similarity)
+        for member in self.members[1:]:
+            score = score + member.score(x, similarity)
+        return sigmoid(self.slope * (score / len(self.members)) + self.intercept)
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays by name for the artifact."""
+        arrays = {"success.slope": self.slope, "success.intercept": self.intercept}
+        for member in self.members:
+            arrays.update(member.to_arrays(f"success.{member.kind}"))
+        return arrays
+
+    @classmethod
+    def from_arrays(
+        cls, kinds: list[str], arrays: Mapping[str, npt.NDArray[Any]]
+    ) -> SuccessEstimator:
+        """From the artifact; ``kinds`` are the members' kinds in order."""
+        unknown = [kind for kind in kinds if kind not in _MEMBERS]
+        if unknown or not kinds:
+            raise ArtifactError(
+                f"expected estimators among {sorted(_MEMBERS)}, got {kinds}: "
+                "the artifact needs a newer cps-router."
+            )
+        members = tuple(_MEMBERS[kind].from_arrays(f"success.{kind}", arrays) for kind in kinds)
+        return cls(members, arrays["success.slope"], arrays["success.intercept"])
+
+
+@dataclass(frozen=True, slots=True)
+class LogLinearHead(_Arrays):
+    """E[y] for positive y: ``smear * exp(clip(x @ weight + bias))``; NaN where unfitted.
+
+    weight (D, T), the rest (T,). ``smear`` corrects the bias of exp(E[log y]) (N. Duan, Smearing
+    estimate, JASA 78, 1983, as a ratio so that predicted and logged sums agree); the logarithm is
+    clipped to the range seen in training, so that a strange query cannot cost a fortune on paper.
+    """
+
+    kind: ClassVar[str] = "log-linear"
+    weight: FloatArray
+    bias: FloatArray
+    log_low: FloatArray
+    log_high: FloatArray
+    smear: FloatArray
+
+    def predict(self, x: FloatArray) -> FloatArray:
+        """Expected value (n, T) from inputs (n, D)."""
+        log_y = np.minimum(np.maximum(x @ self.weight + self.bias, self.log_low), self.log_high)
+        out: FloatArray = self.smear * np.exp(log_y)
+        return out
+
+    @property
+    def fitted(self) -> npt.NDArray[np.bool_]:
+        """Which tiers (T,) this head can predict."""
+        return np.isfinite(self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class CostEstimator:
+    """E[cost in USD] (n, T) from token heads and prices, or from a dollar head.
+
+    input_usd_per_mtok and output_usd_per_mtok (T,) are NaN for tiers that use the dollar head.
+    """
+
+    input_tokens: LogLinearHead
+    output_tokens: LogLinearHead
+    usd: LogLinearHead
+    input_usd_per_mtok: FloatArray
+    output_usd_per_mtok: FloatArray
+
+    @property
+    def by_tokens(self) -> npt.NDArray[np.bool_]:
+        """Tiers (T,) whose cost is tokens times price."""
+        return (
+            np.isfinite(self.input_usd_per_mtok)
+            & np.isfinite(self.output_usd_per_mtok)
+            & self.input_tokens.fitted
+            & self.output_tokens.fitted
+        )
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Tiers (T,) whose cost can be predicted at all."""
+        return self.by_tokens | self.usd.fitted
+
+    def predict(self, x: FloatArray) -> FloatArray:
+        """Expected dollars (n, T) from inputs (n, D)."""
+        by_tokens = self.by_tokens
+        if not by_tokens.any():
+            return self.usd.predict(x)
+        tokens = (
+            self.input_tokens.predict(x) * self.input_usd_per_mtok
+            + self.output_tokens.predict(x) * self.output_usd_per_mtok
+        ) * 1e-6
+        if by_tokens.all():
+            return tokens
+        return np.where(by_tokens, tokens, self.usd.predict(x))
+
+    def priced(self, input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray) -> Self:
+        """The same heads at other prices."""
+        return type(self)(
+            self.input_tokens, self.output_tokens, self.usd, input_usd_per_mtok, output_usd_per_mtok
+        )
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays by name for the artifact (prices live in the manifest)."""
+        return {
+            **self.input_tokens.to_arrays("input_tokens"),
+            **self.output_tokens.to_arrays("output_tokens"),
+            **self.usd.to_arrays("usd"),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        input_usd_per_mtok: FloatArray,
+        output_usd_per_mtok: FloatArray,
+    ) -> CostEstimator:
+        """From the artifact."""
+        return cls(
+            LogLinearHead.from_arrays("input_tokens", arrays),
+            LogLinearHead.from_arrays("output_tokens", arrays),
+            LogLinearHead.from_arrays("usd", arrays),
+            input_usd_per_mtok,
+            output_usd_per_mtok,
+        )

@@ -1,0 +1,105 @@
+"""Predictor: query text -> expected success and dollars per tier, and "is this like training?".
+
+Training and serving share this one class: training builds it from what it fitted and predicts the
+calibration rows with it, so that what was certified is what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from router.decision import Predictions
+from router.embedding import Embedder
+from router.estimators import CostEstimator, SuccessEstimator
+from router.query_features import query_features, query_features_many
+
+FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+
+# Rows predicted at a time, to bound memory (similarities are rows x references).
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """Embedder and estimators in one; immutable, safe to share between threads.
+
+    references (m, d) float32 are unit rows: training queries, or centroids of them. A query whose
+    largest cosine similarity to them is below ``min_similarity`` is out of distribution.
+    """
+
+    embedder: Embedder
+    success: SuccessEstimator
+    cost: CostEstimator
+    references: Float32Array
+    min_similarity: float
+
+    def predict_one(self, query: str) -> tuple[FloatArray, FloatArray, bool]:
+        """(P(success) (1, T), E[cost] (1, T), out of distribution?) of one query."""
+        embedding = self.embedder.embed_one(query)
+        x = np.concatenate((embedding, query_features(query)))[None].astype(np.float64)
+        similarity = np.dot(self.references, embedding)[None]
+        unknown = bool(similarity.max() < self.min_similarity)
+        return self.success.predict(x, similarity), self.cost.predict(x), unknown
+
+    def predict(self, queries: Sequence[str]) -> Predictions:
+        """Predictions of many queries."""
+        return self.predict_embedded(self.embedder.embed(queries), query_features_many(queries))
+
+    def predict_embedded(self, embeddings: Float32Array, features: Float32Array) -> Predictions:
+        """Predictions from embeddings (n, d) and query features (n, k)."""
+        parts = [
+            self._predict_chunk(embeddings[i : i + _CHUNK], features[i : i + _CHUNK])
+            for i in range(0, max(len(embeddings), 1), _CHUNK)
+        ]
+        return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _predict_chunk(
+        self, embeddings: Float32Array, features: Float32Array
+    ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+        x = inputs(embeddings, features)
+        similarity = embeddings @ self.references.T
+        unknown = similarity.max(axis=1, initial=-1.0) < self.min_similarity
+        return self.success.predict(x, similarity), self.cost.predict(x), unknown
+
+    def priced(self, input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray) -> Predictor:
+        """The same predictor at other prices (T,), NaN where a tier goes by its dollar head."""
+        return replace(self, cost=self.cost.priced(input_usd_per_mtok, output_usd_per_mtok))
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays by name for the artifact; the embedder is stored apart."""
+        return {
+            "references": self.references,
+            **self.success.to_arrays(),
+            **self.cost.to_arrays(),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        *,
+        embedder: Embedder,
+        members: list[str],
+        min_similarity: float,
+        input_usd_per_mtok: FloatArray,
+        output_usd_per_mtok: FloatArray,
+    ) -> Predictor:
+        """From the artifact's arrays."""
+        return cls(
+            embedder,
+            SuccessEstimator.from_arrays(members, arrays),
+            CostEstimator.from_arrays(arrays, input_usd_per_mtok, output_usd_per_mtok),
+            arrays["references"],
+            min_similarity,
+        )
+
+
+def inputs(embeddings: Float32Array, features: Float32Array) -> FloatArray:
+    """The estimators' inputs (n, D): embedding, then query features."""
+    return np.hstack((embeddings, features)).astype(np.float64)

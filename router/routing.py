@@ -1,0 +1,382 @@
+"""Router: load an artifact once, then ask it where each query should go.
+
+>>> from router import Router
+>>> decision = Router.load().route("Translate to French: good morning")
+>>> decision.tier in decision.p_success, decision.reason
+(True, 'policy')
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from router.artifact import Artifact, default_artifact_folder, load_artifact
+from router.certificate import Floor
+from router.decision import Decision, Predictions, Reason
+from router.embedding import Embedder, SentenceTransformerEmbedder, StaticEmbedder
+from router.errors import ArtifactError, InputError, PriceError, RoutingError
+from router.policy import Policy, escalation_order
+from router.predictor import Predictor
+from router.prices import PriceBook
+from router.selection import CalibrationRows, Certificate, certify
+from router.tiers import TierSet
+
+__all__ = ["Decision", "Router"]
+
+FloatArray = npt.NDArray[np.float64]
+
+# A token has about four characters of English and about two of denser scripts; three is the
+# cautious middle, used only to keep long requests away from tiers whose window is too small.
+_CHARACTERS_PER_TOKEN = 3
+
+
+class Router:
+    """A loaded artifact. Immutable after loading and safe to share between threads."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        predictor: Predictor,
+        tiers: TierSet,
+        policy: Policy,
+        certificate: Certificate | None,
+    ) -> None:
+        self.manifest: Mapping[str, Any] = artifact.manifest
+        self.artifact_id = artifact.artifact_id
+        self.predictor = predictor
+        self.tiers = tiers
+        self.policy = policy
+        self.certificate = certificate
+        self.safe_tier = policy.safe_tier
+        self._arrays = artifact.arrays
+        self._names = tiers.names
+        self._certified = certificate is not None and certificate.certified
+        self._limited = any(tier.context_window_tokens is not None for tier in tiers)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        key: str | bytes | None = None,
+        price_book: PriceBook | None = None,
+    ) -> Router:
+        """Load an artifact; without a path, the one that ships with cps-router.
+
+        ``key`` makes a valid signature mandatory. Where a price differs from the one that the
+        floor was certified at, the floor is tested again on the calibration rows that the artifact
+        carries. Raises ArtifactError where anything is missing, altered, unsigned or too new.
+        """
+        artifact = load_artifact(default_artifact_folder() if path is None else path, key=key)
+        try:
+            return cls._from_artifact(artifact, price_book)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ArtifactError(
+                f"expected a complete artifact of format {artifact.manifest['format']}, got one "
+                f"with wrong content ({type(error).__name__}): train it again."
+            ) from error
+
+    @classmethod
+    def _from_artifact(cls, artifact: Artifact, price_book: PriceBook | None) -> Router:
+        manifest = artifact.manifest
+        tiers = TierSet.from_dicts(manifest["tiers"])
+        tested_in = _prices(manifest["prices"]["input_usd_per_mtok"])
+        tested_out = _prices(manifest["prices"]["output_usd_per_mtok"])
+        predictor = Predictor.from_arrays(
+            artifact.arrays,
+            embedder=_embedder(manifest["embedder"], artifact.embedder_files),
+            members=manifest["estimator"]["members"],
+            min_similarity=float(manifest["out_of_distribution"]["min_similarity"]),
+            input_usd_per_mtok=tested_in,
+            output_usd_per_mtok=tested_out,
+        )
+        policy = Policy.from_dict(manifest["policy"])
+        certificate = (
+            Certificate.from_dict(manifest["certificate"]) if manifest["certificate"] else None
+        )
+        router = cls(artifact, predictor, tiers, policy, certificate)
+        now_in, now_out = _current_prices(tiers, tested_in, tested_out, price_book)
+        if _same(now_in, tested_in) and _same(now_out, tested_out):
+            return router
+        return router.repriced(now_in, now_out)
+
+    def repriced(self, input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray) -> Router:
+        """The same router at other prices (T,), NaN where a tier goes by logged dollars.
+
+        A success floor is selected and tested again at the new prices; its certificate may be lost,
+        and the decisions then say ``certified: false``.
+        """
+        predictor = self.predictor.priced(input_usd_per_mtok, output_usd_per_mtok)
+        policy, certificate = self.policy, self.certificate
+        if certificate is not None:
+            rows = self.calibration.repriced(
+                _calibration_cost(self._arrays, input_usd_per_mtok, output_usd_per_mtok)
+            )
+            policy, certificate = certify(
+                rows,
+                Floor(certificate.rate, certificate.margin, certificate.relative_to),
+                tier_success=np.asarray(self.manifest["training"]["tier_success"], dtype=float),
+                names=self._names,
+                safe_tier=policy.safe_tier,
+                strongest=policy.strongest,
+                confidence=certificate.confidence,
+            )
+        artifact = Artifact(Path(), self.manifest, self._arrays, {})
+        return Router(artifact, predictor, self.tiers, policy, certificate)
+
+    def route(
+        self,
+        query: str,
+        *,
+        request_id: str | None = None,
+        pin: str | None = None,
+        exclude: Iterable[str] = (),
+        context_tokens: int | None = None,
+        needs: Iterable[str] = (),
+    ) -> Decision:
+        """Where this query should go.
+
+        Args:
+            query: The text the user sent.
+            request_id: Yours; returned in the decision, and it seeds the coin of a mixed policy.
+            pin: Name of a tier to use whatever the policy says.
+            exclude: Names of tiers that cannot be used now (an outage).
+            context_tokens: Tokens of the whole request, for tiers with a limited context window;
+                estimated from the query's length where not given.
+            needs: Features that the tier must have.
+
+        Raises:
+            RoutingError: no tier is left.
+            InputError: the query is no text, or a tier's name is unknown.
+        """
+        if not isinstance(query, str):
+            raise InputError(
+                f"expected the query as text, got {type(query).__name__}: pass a string."
+            )
+        p, cost, unknown = self.predictor.predict_one(query)
+        if pin is not None:
+            return self._decision(self.tiers.index(pin), p[0], cost[0], 1.0, "pinned", request_id)
+        allowed = self._allowed(query, exclude, context_tokens, needs)
+        return self._decide(p, cost, unknown, allowed, query, request_id)
+
+    def route_many(
+        self, queries: Sequence[str], request_ids: Sequence[str | None] | None = None
+    ) -> list[Decision]:
+        """Decisions in the order of the queries; faster than ``route`` one by one."""
+        if request_ids is None:
+            request_ids = [None] * len(queries)
+        if len(request_ids) != len(queries):
+            raise InputError(
+                f"expected one request id per query, got {len(request_ids)} for {len(queries)}: "
+                "pass as many ids as queries, or none."
+            )
+        if not len(queries):
+            return []
+        predicted = self.predictor.predict(queries)
+        dist = self.action_dist(predicted)
+        certain = dist.max(axis=1) == 1.0
+        choice = dist.argmax(axis=1)
+        p_rows, cost_rows = predicted.p_success.tolist(), predicted.cost_usd.tolist()
+        unknown = predicted.out_of_distribution.tolist()
+        decisions = []
+        for i, (query, request_id) in enumerate(zip(queries, request_ids, strict=True)):
+            if self._limited or not certain[i]:
+                allowed = self._allowed(query, (), None, ())
+                row = slice(i, i + 1)
+                decisions.append(
+                    self._decide(
+                        predicted.p_success[row],
+                        predicted.cost_usd[row],
+                        unknown[i],
+                        allowed,
+                        query,
+                        request_id,
+                    )
+                )
+                continue
+            reason: Reason = "out-of-distribution" if unknown[i] else "policy"
+            decisions.append(
+                self._decision(int(choice[i]), p_rows[i], cost_rows[i], 1.0, reason, request_id)
+            )
+        return decisions
+
+    def plan(self, query: str, *, success_value_usd: float | None = None) -> list[str]:
+        """Tiers to try in order until one succeeds, as far as one more try is worth its cost.
+
+        For callers that can tell a failed answer from a good one. ``success_value_usd`` is what a
+        success is worth; by default the exchange rate of the policy. Tries count as independent.
+        """
+        p, cost, unknown = self.predictor.predict_one(query)
+        value = self.policy.success_value_usd if success_value_usd is None else success_value_usd
+        order = escalation_order(p[0], cost[0], value)
+        if unknown and self.safe_tier in order:
+            order = order[order.index(self.safe_tier) :]
+        elif unknown:
+            order = [self.safe_tier]
+        return [self._names[tier] for tier in order]
+
+    def predict(self, queries: Sequence[str]) -> Predictions:
+        """Expected success and cost of every tier for every query."""
+        return self.predictor.predict(queries)
+
+    def action_dist(self, predictions: Predictions) -> FloatArray:
+        """Probability of every tier (n, T) under the policy and the out-of-distribution rule."""
+        return self.policy.action_dist(
+            predictions.p_success, predictions.cost_usd, predictions.out_of_distribution
+        )
+
+    @property
+    def calibration(self) -> CalibrationRows:
+        """The rows on which the floor was tested: predictions and outcomes, no text."""
+        a = self._arrays
+        cost = self.predictor.cost
+        return CalibrationRows(
+            a["calibration.p_success"],
+            _calibration_cost(a, cost.input_usd_per_mtok, cost.output_usd_per_mtok),
+            a["calibration.success"],
+            a["calibration.realised_cost_usd"],
+            a["calibration.out_of_distribution"].astype(bool),
+        )
+
+    @property
+    def trained_query_hashes(self) -> npt.NDArray[np.uint64]:
+        """Sorted hashes of the normalised queries that the artifact was made from."""
+        return self._arrays["training.query_hashes"]
+
+    def _allowed(
+        self,
+        query: str,
+        exclude: Iterable[str],
+        context_tokens: int | None,
+        needs: Iterable[str],
+    ) -> npt.NDArray[np.bool_] | None:
+        """Tiers (1, T) that can take the request; None where all can."""
+        if not (exclude or needs or self._limited):
+            return None
+        excluded = {self.tiers.index(name) for name in exclude}
+        needed = frozenset(needs)
+        if context_tokens is None:
+            context_tokens = len(query) // _CHARACTERS_PER_TOKEN
+        allowed = np.array(
+            [
+                [
+                    index not in excluded
+                    and needed <= tier.features
+                    and context_tokens <= (tier.context_window_tokens or context_tokens)
+                    for index, tier in enumerate(self.tiers)
+                ]
+            ]
+        )
+        if not allowed.any():
+            raise RoutingError(
+                f"expected a tier for a request of about {context_tokens} tokens"
+                f"{' with ' + ', '.join(sorted(needed)) if needed else ''}"
+                f"{' without ' + ', '.join(sorted(exclude)) if excluded else ''}, got none of "
+                f"{', '.join(self._names)}: shorten the request, or allow another tier."
+            )
+        return None if allowed.all() else allowed
+
+    def _decide(
+        self,
+        p: FloatArray,
+        cost: FloatArray,
+        unknown: bool,
+        allowed: npt.NDArray[np.bool_] | None,
+        query: str,
+        request_id: str | None,
+    ) -> Decision:
+        flags = np.array([unknown])
+        wanted = self.policy.action_dist(p, cost, flags)[0]
+        dist = wanted if allowed is None else self.policy.action_dist(p, cost, flags, allowed)[0]
+        tier = int(dist.argmax())
+        if dist[tier] < 1.0:
+            # Deterministic per request: a replay draws the same tier.
+            tier = int(np.searchsorted(dist.cumsum(), _coin(self.artifact_id, request_id, query)))
+        # Any change of the distribution breaks what was certified, even if this draw is the same.
+        kept = allowed is None or bool((dist == wanted).all())
+        reason: Reason = "fallback" if not kept else "out-of-distribution" if unknown else "policy"
+        return self._decision(tier, p[0], cost[0], float(dist[tier]), reason, request_id)
+
+    def _decision(
+        self,
+        tier: int,
+        p: Any,
+        cost: Any,
+        propensity: float,
+        reason: Reason,
+        request_id: str | None,
+    ) -> Decision:
+        return Decision(
+            self._names[tier],
+            self.tiers[tier].model,
+            dict(zip(self._names, map(float, p), strict=True)),
+            dict(zip(self._names, map(float, cost), strict=True)),
+            propensity,
+            reason,
+            self.artifact_id,
+            self._certified and reason in ("policy", "out-of-distribution"),
+            request_id,
+        )
+
+
+def _embedder(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> Embedder:
+    if spec["kind"] == "static":
+        embedder: Embedder = StaticEmbedder.from_files(files, id=spec["id"])
+        if embedder.digest != spec["digest"]:
+            raise ArtifactError(
+                "expected the embedder that the estimators were fitted on, got another one: "
+                "train the artifact again."
+            )
+        return embedder
+    # Weights stay outside the artifact: loaded, and their digest compared, on first use.
+    return SentenceTransformerEmbedder(spec["id"], expected_digest=spec["digest"])
+
+
+def _coin(artifact_id: str, request_id: str | None, query: str) -> float:
+    """A number in [0, 1), uniform over requests, the same for the same request."""
+    text = f"{artifact_id}\0{request_id}" if request_id is not None else f"{artifact_id}\0\0{query}"
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _prices(values: Sequence[float | None]) -> FloatArray:
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def _same(a: FloatArray, b: FloatArray) -> bool:
+    return bool(np.allclose(a, b, rtol=1e-9, atol=0.0, equal_nan=True))
+
+
+def _current_prices(
+    tiers: TierSet, tested_in: FloatArray, tested_out: FloatArray, book: PriceBook | None
+) -> tuple[FloatArray, FloatArray]:
+    """Today's prices of the tiers that go by tokens; a price that has gone keeps its old value."""
+    now_in, now_out = tested_in.copy(), tested_out.copy()
+    for index in np.flatnonzero(np.isfinite(tested_in)):
+        # The price book is opened only where a tier needs it: it takes half a second to import.
+        book = book or PriceBook()
+        try:
+            price = book.price(tiers[int(index)], datetime.now(UTC))
+        except PriceError:
+            continue
+        now_in[index], now_out[index] = price.input_usd_per_mtok, price.output_usd_per_mtok
+    return now_in, now_out
+
+
+def _calibration_cost(
+    arrays: Mapping[str, Any], input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray
+) -> FloatArray:
+    by_tokens = np.isfinite(input_usd_per_mtok) & np.isfinite(output_usd_per_mtok)
+    tokens = (
+        arrays["calibration.input_tokens"] * input_usd_per_mtok
+        + arrays["calibration.output_tokens"] * output_usd_per_mtok
+    ) * 1e-6
+    cost: FloatArray = np.where(by_tokens, tokens, arrays["calibration.usd"])
+    return cost

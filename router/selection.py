@@ -1,0 +1,251 @@
+"""Candidates and their certificate: from calibration rows to the policy that is served.
+
+The same function runs at the end of training and, on the calibration matrix that the artifact
+carries, whenever a price has changed: candidates depend on predictions and prices only, never on
+the calibration rows' outcomes, so the test is valid both times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from router.certificate import Floor
+from router.policy import Policy, cheapest_mix, min_cps_value, mix_hull, value_sweep
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+# The error budget 1 - confidence is shared by two chains; most goes to the one that reads queries.
+ROUTER_CHAIN_SHARE = 0.75
+MIX_CHAIN_SHARE = 0.25
+# Mixes of neighbouring tiers are tried in steps of a twentieth.
+_MIX_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRows:
+    """Requests used for nothing but the certificate; all arrays (n, T) but the last, (n,).
+
+    ``cost_usd`` is the expected cost that the policy sees, ``realised_cost_usd`` the logged one.
+    """
+
+    p_success: FloatArray
+    cost_usd: FloatArray
+    success: FloatArray
+    realised_cost_usd: FloatArray
+    out_of_distribution: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.p_success)
+
+    def repriced(self, cost_usd: FloatArray) -> CalibrationRows:
+        """The same rows at other expected costs; realised costs move in proportion."""
+        old = np.where(self.cost_usd > 0, self.cost_usd, 1.0)
+        factor = np.where(self.cost_usd > 0, cost_usd / old, 1.0)
+        return CalibrationRows(
+            self.p_success,
+            cost_usd,
+            self.success,
+            self.realised_cost_usd * factor,
+            self.out_of_distribution,
+        )
+
+    def played(self, policy: Policy) -> tuple[FloatArray, FloatArray]:
+        """Expected (success, realised cost) of the policy on each row, both (n,)."""
+        dist = policy.action_dist(self.p_success, self.cost_usd, self.out_of_distribution)
+        return (dist * self.success).sum(axis=1), (dist * self.realised_cost_usd).sum(axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was tested and what came of it. ``certified`` False means: no promise is made."""
+
+    floor: str
+    rate: float | None
+    margin: float
+    relative_to: int | None
+    confidence: float
+    certified: bool
+    n_rows: int
+    n_candidates: int
+    n_passed: int
+    success_rate: float
+    cost_usd_per_request: float
+    rows_needed: int | None
+    sentence: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable form for the manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
+        """Back from the manifest."""
+        return cls(**{name: data[name] for name in cls.__slots__})
+
+
+def router_chain(
+    p_success: FloatArray, cost_usd: FloatArray, safe_tier: int, strongest: int
+) -> list[Policy]:
+    """Policies by success value, the largest (safest) first, down to the least-CPS value.
+
+    Below lambda* both cost per success and success get worse, so nothing there is wanted.
+    """
+    least = min_cps_value(p_success, cost_usd)
+    if not math.isfinite(least):
+        return []
+    values = [float(v) for v in value_sweep(p_success, cost_usd) if v > least]
+    return [Policy("value", value, safe_tier, strongest) for value in [*values, least]]
+
+
+def mix_chain(
+    tier_cost_usd: FloatArray, tier_success: FloatArray, safe_tier: int, strongest: int
+) -> list[Policy]:
+    """Every single tier and mixes of neighbouring ones, the highest success rate first.
+
+    ``tier_cost_usd`` and ``tier_success`` (T,) are means that hold no calibration outcome.
+    """
+    ranked: list[tuple[float, Policy]] = []
+    for tier in range(len(tier_cost_usd)):
+        value = exchange_rate(tier_cost_usd, tier_success, float(tier_success[tier]))
+        policy = Policy.single(tier, value, safe_tier, strongest)
+        ranked.append((float(tier_success[tier]), policy))
+    hull = mix_hull(tier_cost_usd, tier_success)
+    for low, high in pairwise(hull):
+        gap = float(tier_success[high] - tier_success[low])
+        value = float(tier_cost_usd[high] - tier_cost_usd[low]) / gap
+        for step in range(1, _MIX_STEPS):
+            share = step / _MIX_STEPS
+            policy = Policy("mix", value, safe_tier, strongest, low, high, share)
+            ranked.append((float(tier_success[low]) + share * gap, policy))
+    # The strongest tier leads whatever ties it has: a floor relative to it holds by identity.
+    ranked.sort(key=lambda pair: (-pair[0], pair[1].low != strongest))
+    return [policy for _, policy in ranked]
+
+
+def exchange_rate(
+    tier_cost_usd: FloatArray, tier_success: FloatArray, success_rate: float
+) -> float:
+    """Dollars per further success on the hull of single tiers at this success rate."""
+    hull = mix_hull(tier_cost_usd, tier_success)
+    if len(hull) == 1:
+        only = hull[0]
+        return float(tier_cost_usd[only] / tier_success[only]) if tier_success[only] > 0 else 0.0
+    mix = cheapest_mix(tier_cost_usd, tier_success, min(success_rate, tier_success[hull[-1]]))
+    low, high = (mix.low, mix.high) if mix.low != mix.high else (hull[0], hull[1])
+    return float(
+        (tier_cost_usd[high] - tier_cost_usd[low]) / (tier_success[high] - tier_success[low])
+    )
+
+
+def certify(
+    rows: CalibrationRows,
+    floor: Floor,
+    *,
+    tier_success: FloatArray,
+    names: tuple[str, ...],
+    safe_tier: int,
+    strongest: int,
+    confidence: float,
+) -> tuple[Policy, Certificate]:
+    """The cheapest candidate that is certified to meet the floor, else the strongest tier.
+
+    ``tier_success`` (T,) are success rates on the fitting rows. "Cheapest" is least cost per
+    success on the calibration rows; every certified candidate may be picked by any rule.
+    """
+    mean_cost = rows.cost_usd.mean(axis=0) if len(rows) else np.zeros(len(names))
+    chains = [
+        (router_chain(rows.p_success, rows.cost_usd, safe_tier, strongest), ROUTER_CHAIN_SHARE),
+        (mix_chain(mean_cost, tier_success, safe_tier, strongest), MIX_CHAIN_SHARE),
+    ]
+    passed: list[_Candidate] = []
+    failed: list[_Candidate] = []
+    for chain, share in chains:
+        delta = (1.0 - confidence) * share
+        going = True
+        for policy in chain:
+            candidate = _Candidate.of(policy, rows, delta)
+            # Out-of-distribution queries go to the safe tier: identity needs it to be this one.
+            identical = policy.kind == "tier" and floor.relative_to == policy.low == safe_tier
+            going = going and (identical or floor.passes(candidate.success, rows.success, delta))
+            (passed if going else failed).append(candidate)
+    if passed:
+        best = min(passed, key=lambda candidate: candidate.cps)
+    else:
+        value = exchange_rate(mean_cost, tier_success, float(tier_success[strongest]))
+        always = Policy.single(strongest, value, safe_tier, strongest)
+        best = _Candidate.of(always, rows, 1.0 - confidence)
+    certified = bool(passed)
+    # Only where the floor leaves nothing but the reference tier itself is more data worth asking.
+    stuck = not certified or (best.policy.kind == "tier" and best.policy.low == floor.relative_to)
+    cheaper = [c for c in failed if not certified or c.cost_usd < 0.95 * best.cost_usd]
+    needs = [floor.rows_needed(c.success, rows.success, c.delta) for c in cheaper if stuck]
+    needed = min((n for n in needs if n is not None), default=None)
+    words = floor.describe(names)
+    return best.policy, Certificate(
+        floor=words,
+        rate=floor.rate,
+        margin=floor.margin,
+        relative_to=floor.relative_to,
+        confidence=confidence,
+        certified=certified,
+        n_rows=len(rows),
+        n_candidates=sum(len(chain) for chain, _ in chains),
+        n_passed=len(passed),
+        success_rate=best.success_rate,
+        cost_usd_per_request=best.cost_usd,
+        rows_needed=needed,
+        sentence=_sentence(
+            words, confidence, certified, stuck, len(rows), needed, names[strongest]
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    policy: Policy
+    success: FloatArray
+    success_rate: float
+    cost_usd: float
+    delta: float
+
+    @classmethod
+    def of(cls, policy: Policy, rows: CalibrationRows, delta: float) -> _Candidate:
+        if not len(rows):
+            return cls(policy, np.empty(0), 0.0, 0.0, delta)
+        success, cost = rows.played(policy)
+        return cls(policy, success, float(success.mean()), float(cost.mean()), delta)
+
+    @property
+    def cps(self) -> float:
+        return self.cost_usd / self.success_rate if self.success_rate > 0 else math.inf
+
+
+def _sentence(
+    floor: str,
+    confidence: float,
+    certified: bool,
+    stuck: bool,
+    n_rows: int,
+    needed: int | None,
+    strongest: str,
+) -> str:
+    if certified and not stuck:
+        return f"{floor} is certified at {confidence:.0%} confidence on {n_rows} calibration rows."
+    if certified:
+        what = f"{floor} holds only by always using {strongest}; nothing cheaper is certified"
+    else:
+        what = f"{floor} could not be certified; always {strongest} is served, without a promise"
+    if needed is None:
+        advice = "no candidate reaches it there, so more queries alone would not help"
+    else:
+        more = max(needed - n_rows, 1)
+        advice = f"about {more:,} more such rows would do it with 80 % power"
+    return f"{what} on {n_rows} calibration rows: {advice}."

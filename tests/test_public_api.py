@@ -1,0 +1,109 @@
+"""The names that users import: adding, renaming or dropping one is a decision, taken here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import router
+import router.errors
+import training
+
+ROUTER = [
+    "ArtifactError",
+    "CpsRouterError",
+    "CpsTracker",
+    "DatasetError",
+    "Decision",
+    "EmbeddingError",
+    "InputError",
+    "KeywordRouter",
+    "MissingExtraError",
+    "Outcome",
+    "OutcomeError",
+    "PriceBook",
+    "PriceError",
+    "Router",
+    "RoutingError",
+    "Tier",
+    "TierSet",
+    "TiersError",
+    "__version__",
+    "cost_per_success",
+]
+
+# Training is used module by module, so that nothing heavy is imported for a name that is not used.
+TRAINING = {
+    "training.datasets": {"DATASETS", "fetch"},
+    "training.evaluate": {"Report", "evaluate"},
+    "training.experiment": {"RunInfo", "log_training", "tracking_store"},
+    "training.split": {"SplitMasks", "split_table"},
+    "training.table": {"OutcomeTable", "ReadReport", "read_outcomes"},
+}
+
+# Methods and arguments that code in production is written against.
+ROUTER_METHODS = {
+    "Router.load": ["path", "key"],
+    "Router.route": ["query", "request_id", "pin", "exclude", "context_tokens", "needs"],
+    "Router.route_many": ["queries", "request_ids"],
+    "Router.plan": ["query"],
+    "KeywordRouter.route": ["query", "request_id"],
+}
+
+
+def test_router_exports_exactly_these_names() -> None:
+    assert sorted(router.__all__) == sorted(ROUTER)
+
+
+@pytest.mark.parametrize("name", ROUTER)
+def test_every_name_of_router_resolves_and_is_listed(name: str) -> None:
+    value = getattr(router, name)
+    assert name in dir(router)
+    if inspect.isclass(value):
+        assert value.__name__ == name
+        assert inspect.getdoc(value)
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Rooter'"):
+        router.Rooter  # noqa: B018
+
+
+def test_training_exports_nothing_of_its_own() -> None:
+    assert training.__all__ == []
+
+
+@pytest.mark.parametrize("module", sorted(TRAINING))
+def test_training_modules_keep_their_names(module: str) -> None:
+    assert set(dir(importlib.import_module(module))) >= TRAINING[module]
+
+
+@pytest.mark.parametrize("method", sorted(ROUTER_METHODS))
+def test_methods_keep_their_arguments(method: str) -> None:
+    owner, _, name = method.partition(".")
+    arguments = inspect.signature(getattr(getattr(router, owner), name)).parameters
+    assert [argument for argument in arguments if argument != "self"] == ROUTER_METHODS[method]
+
+
+def test_every_error_is_exported_and_drawn_in_the_tree() -> None:
+    errors = {
+        name: value
+        for name, value in vars(router.errors).items()
+        if inspect.isclass(value) and issubclass(value, Exception)
+    }
+    assert set(errors) <= set(router.__all__)
+    drawn = re.findall(r"^\W*(\w+Error)\b", router.errors.__doc__ or "", flags=re.MULTILINE)
+    assert sorted(drawn) == sorted(errors)
+    assert {value.exit_code for value in errors.values()} == {1, 2}
+
+
+def test_the_version_is_the_one_that_is_built(repository: Path) -> None:
+    built = re.search(
+        r'^version = "(.+)"$', (repository / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    assert built
+    assert router.__version__ == built[1]

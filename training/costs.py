@@ -1,0 +1,144 @@
+"""Fit what a tier costs on a query: tokens where the log has them and a price is known, else USD.
+
+A query's cost matters as much as its success: both decide the tier. Heads are ridge regressions on
+the logarithm, cross-fitted by query text, with smearing so that predicted and logged sums agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import RidgeCV
+
+from router.errors import InputError, PriceError
+from router.estimators import CostEstimator, LogLinearHead
+from router.prices import PriceBook
+from router.tiers import TierSet
+from training.inputs import Inputs, Scale
+from training.table import OutcomeTable
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+RIDGE_PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
+# Tokens must be logged on this share of a tier's rows before its cost goes by tokens.
+_MIN_SHARE_WITH_TOKENS = 0.9
+# Today's price of the logged tokens may differ from the logged dollars by this factor unremarked.
+_UNREMARKED_FACTOR = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class FittedCost:
+    """The cost estimator, its cross-fitted dollars (n, T), and how prices compare with the log.
+
+    ``priced_over_logged`` is, per tier, today's price of the logged tokens over the logged dollars
+    (None where either is unknown).
+    """
+
+    estimator: CostEstimator
+    cross_fitted: FloatArray
+    priced_over_logged: list[float | None]
+    warnings: list[str]
+
+
+def fit_cost(data: Inputs, table: OutcomeTable, book: PriceBook) -> FittedCost:
+    """Token heads and dollar heads of every tier, at today's prices.
+
+    Raises InputError where a tier has neither a price with logged tokens nor logged dollars.
+    """
+    observed = table.observed
+    input_price, output_price = current_prices(table.tiers, book)
+    with_tokens = observed & np.isfinite(table.input_tokens) & np.isfinite(table.output_tokens)
+    enough = with_tokens.sum(axis=0) >= _MIN_SHARE_WITH_TOKENS * np.maximum(observed.sum(axis=0), 1)
+    unusable = ~enough | ~np.isfinite(input_price)
+    input_price[unusable] = output_price[unusable] = np.nan
+
+    input_head, input_tokens = fit_head(data, table.input_tokens, with_tokens)
+    output_head, output_tokens = fit_head(data, table.output_tokens, with_tokens)
+    usd_head, usd = fit_head(data, table.cost_usd, observed)
+    estimator = CostEstimator(input_head, output_head, usd_head, input_price, output_price)
+    if not estimator.known.all():
+        missing = [n for n, k in zip(table.tiers.names, estimator.known, strict=True) if not k]
+        raise InputError(
+            f"expected logged costs, or tokens and a price, for every tier, got none for "
+            f"{', '.join(missing)}: log outcomes of it or drop it from the tiers file."
+        )
+    priced = (input_tokens * input_price + output_tokens * output_price) * 1e-6
+    ratios, warnings = _against_log(table, input_price, output_price)
+    return FittedCost(estimator, np.where(estimator.by_tokens, priced, usd), ratios, warnings)
+
+
+def current_prices(tiers: TierSet, book: PriceBook) -> tuple[FloatArray, FloatArray]:
+    """Input and output prices (T,) in USD per million tokens today, NaN where nobody knows."""
+    prices = np.full((2, len(tiers)), np.nan)
+    now = datetime.now(UTC)
+    for index, tier in enumerate(tiers):
+        try:
+            price = book.price(tier, now)
+        except PriceError:
+            continue
+        prices[:, index] = price.input_usd_per_mtok, price.output_usd_per_mtok
+    return prices[0], prices[1]
+
+
+def _against_log(
+    table: OutcomeTable, input_price: FloatArray, output_price: FloatArray
+) -> tuple[list[float | None], list[str]]:
+    priced = (table.input_tokens * input_price + table.output_tokens * output_price) * 1e-6
+    ratios: list[float | None] = []
+    warnings = []
+    for tier, name in enumerate(table.tiers.names):
+        both = np.isfinite(priced[:, tier]) & (table.cost_usd[:, tier] > 0)
+        if not both.any():
+            ratios.append(None)
+            continue
+        ratio = float(priced[both, tier].sum() / table.cost_usd[both, tier].sum())
+        ratios.append(ratio)
+        if not 1 / _UNREMARKED_FACTOR <= ratio <= _UNREMARKED_FACTOR:
+            warnings.append(
+                f"{name}: today's price of the logged tokens is {ratio:.2f} times the logged "
+                "dollars; decisions use today's price, evaluation the logged dollars: set the "
+                "tier's prices in the tiers file if the log is right."
+            )
+    return ratios, warnings
+
+
+def fit_head(
+    data: Inputs, values: FloatArray, observed: BoolArray
+) -> tuple[LogLinearHead, FloatArray]:
+    """E[value] for positive values (n, T) by ridge on log value; cross-fitted predictions (n, T).
+
+    A tier with fewer than two known values stays NaN. Values of 0 count as a tenth of the least
+    positive one in the logarithm, and as 0 in the smearing.
+    """
+    n_rows, n_tiers = values.shape
+    scale = Scale.of(data.x)
+    z = scale(data.x)
+    weight = np.full((data.x.shape[1], n_tiers), np.nan)
+    bias, low, high, smear = (np.full(n_tiers, np.nan) for _ in range(4))
+    held_out = np.full((n_rows, n_tiers), np.nan)
+    for tier in range(n_tiers):
+        known = observed[:, tier] & np.isfinite(values[:, tier])
+        y = values[known, tier]
+        if len(y) < 2 or not (y > 0).any():
+            continue
+        log_y = np.log(np.maximum(y, 0.1 * y[y > 0].min()))
+        low[tier], high[tier] = log_y.min(), log_y.max()
+        fold = data.fold[known]
+        log_all = np.empty(n_rows)
+        for f in np.unique(data.fold):
+            inside = fold != f
+            if inside.sum() < 2:
+                inside = np.ones(len(fold), dtype=bool)
+            model = RidgeCV(RIDGE_PENALTIES).fit(z[known][inside], log_y[inside])
+            log_all[data.fold == f] = model.predict(z[data.fold == f])
+        log_all = np.clip(log_all, low[tier], high[tier])
+        smear[tier] = y.sum() / np.exp(log_all[known]).sum()
+        held_out[:, tier] = smear[tier] * np.exp(log_all)
+        model = RidgeCV(RIDGE_PENALTIES).fit(z[known], log_y)
+        w, b = scale.fold(model.coef_[:, None], np.array([model.intercept_]))
+        weight[:, tier], bias[tier] = w[:, 0], b[0]
+    return LogLinearHead(weight, bias, low, high, smear), held_out

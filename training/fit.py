@@ -1,0 +1,280 @@
+"""Fit P(success) with scikit-learn, calibrate it, compile it to arrays.
+
+Everything is cross-fitted by query text: what calibrates an estimator or compares families are
+predictions for rows that the estimator at hand did not see. ``n`` fitting rows, ``T`` tiers, ``D``
+inputs. Cells of tiers that a request was not sent to are simply absent.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.neural_network import MLPClassifier
+
+from router.estimators import LinearScore, Member, MlpScore, SuccessEstimator, sigmoid
+from training.inputs import Inputs, Scale
+from training.neighbours import neighbours, references
+from training.table import OutcomeTable
+
+FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.intp]
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "logistic": ("logistic",),
+    "knn": ("knn",),
+    "mlp": ("mlp",),
+    "blend": ("logistic", "knn", "mlp"),
+}
+# Inverse regularisation strengths, chosen between by cross-fitted log-loss.
+LOGISTIC_STRENGTHS = (0.03, 0.1, 0.3, 1.0)
+MLP_HIDDEN = 16
+MLP_PENALTY = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A compiled success estimator with its cross-fitted predictions (n, T) on the fitting rows."""
+
+    family: str
+    estimator: SuccessEstimator
+    cross_fitted: FloatArray
+    log_loss: float
+
+
+def fit_success(
+    data: Inputs,
+    refs: Float32Array,
+    success: FloatArray,
+    observed: BoolArray,
+    families: Iterable[str],
+    on_progress: Callable[[str], None] | None = None,
+) -> dict[str, Fitted]:
+    """Fit families on success (n, T) where ``observed``; calibrated on cross-fitted predictions.
+
+    Members are calibrated by Platt's sigmoid on scores for rows they were not fitted on, then
+    fitted once more on all rows; the mean of several members' logits is calibrated the same way.
+    A member that several families share is fitted once.
+    """
+    members: dict[str, tuple[Member, FloatArray]] = {}
+    fitted = {}
+    for family in families:
+        for kind in FAMILIES[family]:
+            if kind not in members:
+                if on_progress:
+                    on_progress(f"fitting success: {kind}")
+                members[kind] = _fit_member(kind, data, refs, success, observed)
+        parts = [members[kind] for kind in FAMILIES[family]]
+        score = np.mean([held_out for _, held_out in parts], axis=0)
+        n_tiers = success.shape[1]
+        slope, intercept = np.ones(n_tiers), np.zeros(n_tiers)
+        if len(parts) > 1:
+            slope, intercept = _platt(score, success, observed)
+        p = sigmoid(slope * score + intercept)
+        estimator = SuccessEstimator(tuple(member for member, _ in parts), slope, intercept)
+        fitted[family] = Fitted(family, estimator, p, log_loss(p, success, observed))
+    return fitted
+
+
+def _fit_member(
+    kind: str, data: Inputs, refs: Float32Array, success: FloatArray, observed: BoolArray
+) -> tuple[Member, FloatArray]:
+    """The calibrated member on all rows, and its calibrated held-out scores (n, T)."""
+    if kind == "knn":
+        held_out = np.zeros(success.shape)
+        for fold in np.unique(data.fold):
+            inside, outside = data.fold != fold, data.fold == fold
+            fold_refs = references(data.embedding[inside], data.seed)
+            part = neighbours(data.embedding[inside], fold_refs, success[inside], observed[inside])
+            held_out[outside] = part.score(data.x[outside], data.embedding[outside] @ fold_refs.T)
+        slope, intercept = _platt(held_out, success, observed)
+        return (
+            neighbours(data.embedding, refs, success, observed, slope, intercept),
+            slope * held_out + intercept,
+        )
+    fit_one = _fit_logistic if kind == "logistic" else _fit_mlp
+    options = LOGISTIC_STRENGTHS if kind == "logistic" else (MLP_PENALTY,)
+    scale = Scale.of(data.x)
+    z = scale(data.x)
+    best: tuple[float, float, FloatArray] | None = None
+    for option in options:
+        held_out = np.zeros(success.shape)
+        for fold in np.unique(data.fold):
+            inside, outside = data.fold != fold, data.fold == fold
+            models = [
+                fit_one(z[inside], success[inside, t], observed[inside, t], option, data.seed)
+                for t in range(success.shape[1])
+            ]
+            held_out[outside] = np.column_stack([decision(m, z[outside]) for m in models])
+        slope, intercept = _platt(held_out, success, observed)
+        held_out = slope * held_out + intercept
+        loss = log_loss(sigmoid(held_out), success, observed)
+        if best is None or loss < best[0]:
+            best = (loss, option, held_out)
+            calibration = slope, intercept
+    assert best is not None
+    _, option, held_out = best
+    models = [
+        fit_one(z, success[:, t], observed[:, t], option, data.seed)
+        for t in range(success.shape[1])
+    ]
+    compile_ = compile_logistic if kind == "logistic" else compile_mlp
+    return compile_(models, scale, *calibration), held_out
+
+
+def _as_classes(
+    z: FloatArray, success: FloatArray, observed: BoolArray
+) -> tuple[FloatArray, IntArray, FloatArray]:
+    """Rows, 0/1 labels and weights: a fractional success counts as both, in proportion."""
+    z, s = z[observed], success[observed]
+    whole = (s == 0.0) | (s == 1.0)
+    part = ~whole
+    rows = np.concatenate([z[whole], z[part], z[part]])
+    labels = np.concatenate([s[whole], np.ones(part.sum()), np.zeros(part.sum())]).astype(np.intp)
+    weights = np.concatenate([np.ones(whole.sum()), s[part], 1.0 - s[part]])
+    return rows, labels, weights
+
+
+def _fit_logistic(
+    z: FloatArray, success: FloatArray, observed: BoolArray, strength: float, seed: int
+) -> Any:
+    rows, labels, weights = _as_classes(z, success, observed)
+    if len(np.unique(labels)) < 2:
+        return _constant_logit(success[observed])
+    # One strength for any number of inputs: the penalty counts standardised columns.
+    model = LogisticRegression(C=strength / z.shape[1], max_iter=500)
+    return model.fit(rows, labels, sample_weight=weights)
+
+
+def _fit_mlp(
+    z: FloatArray, success: FloatArray, observed: BoolArray, penalty: float, seed: int
+) -> Any:
+    rows, labels, weights = _as_classes(z, success, observed)
+    if len(np.unique(labels)) < 2:
+        return _constant_logit(success[observed])
+    model = MLPClassifier(
+        (MLP_HIDDEN,),
+        alpha=penalty,
+        learning_rate_init=0.003,
+        batch_size=min(128, len(rows)),
+        max_iter=40,
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        # Stopping early is part of the regularisation here, not a failure.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(rows, labels, sample_weight=weights)
+
+
+def _constant_logit(success: FloatArray) -> float:
+    """Logit of a tier that always or never succeeded, or was never seen: add-one smoothed."""
+    p = (float(success.sum()) + 0.5) / (len(success) + 1.0)
+    return float(np.log(p / (1.0 - p)))
+
+
+def decision(model: Any, z: FloatArray) -> FloatArray:
+    """Logits (n,) of a fitted scikit-learn classifier, or of a constant."""
+    if isinstance(model, float):
+        return np.full(len(z), model)
+    if isinstance(model, LogisticRegression):
+        out: FloatArray = model.decision_function(z)
+        return out
+    p = np.clip(model.predict_proba(z)[:, 1], 1e-12, 1 - 1e-12)
+    logit: FloatArray = np.log(p / (1 - p))
+    return logit
+
+
+def compile_logistic(
+    models: list[Any], scale: Scale, slope: FloatArray, intercept: FloatArray
+) -> LinearScore:
+    """One weight matrix on raw inputs, with standardisation and calibration folded in."""
+    n_inputs = len(scale.centre)
+    weight = np.column_stack(
+        [np.zeros(n_inputs) if isinstance(m, float) else m.coef_[0] for m in models]
+    )
+    bias = np.array([m if isinstance(m, float) else m.intercept_[0] for m in models])
+    weight, bias = scale.fold(weight, bias)
+    return LinearScore(weight * slope, bias * slope + intercept)
+
+
+def compile_mlp(
+    models: list[Any], scale: Scale, slope: FloatArray, intercept: FloatArray
+) -> MlpScore:
+    """All tiers' hidden layers side by side, with standardisation and calibration folded in."""
+    n_inputs = len(scale.centre)
+    w1, b1, w2, b2 = [], [], [], []
+    for model in models:
+        if isinstance(model, float):
+            w1.append(np.zeros((n_inputs, MLP_HIDDEN)))
+            b1.append(np.zeros(MLP_HIDDEN))
+            w2.append(np.zeros(MLP_HIDDEN))
+            b2.append(model)
+        else:
+            w1.append(model.coefs_[0])
+            b1.append(model.intercepts_[0])
+            w2.append(model.coefs_[1][:, 0])
+            b2.append(float(model.intercepts_[1][0]))
+    weight, bias = scale.fold(np.hstack(w1), np.concatenate(b1))
+    return MlpScore(weight, bias, np.array(w2) * slope[:, None], np.array(b2) * slope + intercept)
+
+
+def _platt(
+    score: FloatArray, success: FloatArray, observed: BoolArray
+) -> tuple[FloatArray, FloatArray]:
+    """Slope and intercept (T,) of Platt's sigmoid on held-out scores (n, T)."""
+    slopes, intercepts = [], []
+    for tier in range(score.shape[1]):
+        rows, labels, weights = _as_classes(
+            score[:, tier : tier + 1], success[:, tier], observed[:, tier]
+        )
+        if len(np.unique(labels)) < 2 or np.ptp(rows) < 1e-9:
+            slopes.append(1.0)
+            intercepts.append(0.0)
+            continue
+        # A whiff of regularisation keeps a perfectly separable score finite.
+        model = LogisticRegression(C=100.0, max_iter=500).fit(rows, labels, sample_weight=weights)
+        # A score that points the wrong way is noise: then only the mean is kept.
+        slope = float(model.coef_[0, 0])
+        if slope <= 0:
+            rate = float(np.average(labels, weights=weights))
+            slopes.append(0.0)
+            intercepts.append(float(np.log(rate / (1 - rate))))
+        else:
+            slopes.append(slope)
+            intercepts.append(float(model.intercept_[0]))
+    return np.array(slopes), np.array(intercepts)
+
+
+def log_loss(p: FloatArray, success: FloatArray, observed: BoolArray) -> float:
+    """Mean log-loss of P(success) (n, T) over the observed cells."""
+    p = np.clip(p, 1e-9, 1 - 1e-9)[observed]
+    s = success[observed]
+    return float(-(s * np.log(p) + (1 - s) * np.log(1 - p)).mean())
+
+
+def fit_metrics(
+    p_success: FloatArray, cost_usd: FloatArray, table: OutcomeTable
+) -> dict[str, float]:
+    """Cross-fitted quality per tier: AUC, log-loss, and predicted over logged dollars."""
+    metrics = {}
+    for tier, name in enumerate(table.tiers.names):
+        seen = table.observed[:, tier]
+        success, p = table.success[seen, tier], p_success[seen, tier]
+        whole = (success == 0.0) | (success == 1.0)
+        if len(np.unique(success[whole])) == 2:
+            metrics[f"auc.{name}"] = float(roc_auc_score(success[whole], p[whole]))
+        if seen.any():
+            metrics[f"log_loss.{name}"] = log_loss(p, success, np.ones(len(p), dtype=bool))
+            logged = float(table.cost_usd[seen, tier].sum())
+            if logged > 0:
+                metrics[f"cost_ratio.{name}"] = float(cost_usd[seen, tier].sum()) / logged
+    return metrics

@@ -1,0 +1,83 @@
+"""References: the training queries, or centroids of them, that k-NN asks and novelty is judged by."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.cluster import MiniBatchKMeans
+
+from router.estimators import NeighbourScore
+from training.inputs import Inputs
+
+FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+N_NEIGHBOURS = 40
+NEIGHBOUR_SHRINKAGE = 10.0
+# Up to here every query is a reference; above, centroids stand for them (latency: one matrix-vector
+# product per query over all references).
+MAX_REFERENCE_ROWS = 1000
+N_CENTROIDS = 512
+
+
+def references(embedding: Float32Array, seed: int) -> Float32Array:
+    """Unit rows (m, d) that stand for the training queries: themselves, or k-means centroids."""
+    readable = embedding[(embedding != 0).any(axis=1)]
+    if len(readable) == 0:
+        return np.zeros((1, embedding.shape[1]), np.float32)
+    if len(readable) <= MAX_REFERENCE_ROWS:
+        return np.ascontiguousarray(readable)
+    means = MiniBatchKMeans(
+        N_CENTROIDS, random_state=seed, n_init=1, batch_size=4096, max_iter=60
+    ).fit(readable)
+    centres = means.cluster_centers_.astype(np.float32)
+    norms = np.linalg.norm(centres, axis=1, keepdims=True)
+    return np.ascontiguousarray(centres / np.maximum(norms, 1e-12))
+
+
+def min_similarity(data: Inputs, share_outside: float) -> float:
+    """Cosine similarity below which a query is out of distribution.
+
+    The quantile ``share_outside`` of how near each training query comes to the references of the
+    other folds, so that about that share of like traffic is flagged.
+    """
+    nearest = np.empty(len(data.embedding))
+    for fold in np.unique(data.fold):
+        held_out = data.fold == fold
+        others = references(data.embedding[~held_out], data.seed)
+        nearest[held_out] = (data.embedding[held_out] @ others.T).max(axis=1)
+    return float(np.quantile(nearest, share_outside))
+
+
+def neighbours(
+    embedding: Float32Array,
+    refs: Float32Array,
+    success: FloatArray,
+    observed: BoolArray,
+    slope: FloatArray | None = None,
+    intercept: FloatArray | None = None,
+) -> NeighbourScore:
+    """Each row's outcomes counted at its nearest reference."""
+    n_tiers = success.shape[1]
+    home = np.concatenate(
+        [(embedding[i : i + 8192] @ refs.T).argmax(axis=1) for i in range(0, len(embedding), 8192)]
+    )
+    count, count_success = np.zeros((len(refs), n_tiers)), np.zeros((len(refs), n_tiers))
+    known = np.where(observed, success, 0.0)
+    np.add.at(count, home, observed.astype(float))
+    np.add.at(count_success, home, known)
+    total = observed.sum(axis=0)
+    prior = (known.sum(axis=0) + 0.5) / (total + 1.0)
+    # About as many queries are asked whether references stand for one or for many of them.
+    k = max(5, min(N_NEIGHBOURS, round(N_NEIGHBOURS * len(refs) / max(len(embedding), 1))))
+    k = min(k, max(len(refs) - 1, 1))
+    return NeighbourScore(
+        count_success,
+        count,
+        prior,
+        np.ones(n_tiers) if slope is None else slope,
+        np.zeros(n_tiers) if intercept is None else intercept,
+        np.int64(k),  # type: ignore[arg-type]
+        np.float64(NEIGHBOUR_SHRINKAGE),  # type: ignore[arg-type]
+    )

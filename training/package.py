@@ -1,0 +1,256 @@
+"""Package a trained router: manifest, arrays, embedder, and a model card filled from the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import router
+from router.artifact import save_artifact
+from router.decision import Predictions
+from router.embedding import (
+    Embedder,
+    StaticEmbedder,
+    default_embedder_folder,
+    embedder_spec,
+    load_embedder,
+    static_files,
+)
+from router.predictor import Predictor
+from router.query_features import FEATURE_NAMES
+from router.selection import CalibrationRows
+from router.tiers import TierSet
+from training.search import Choice, Objective, describe_policy
+from training.table import OutcomeTable
+
+MODEL_CARD = "MODEL_CARD.md"
+# More calibration rows than this stay out of the artifact: a re-test after a price change then runs
+# on a sample of them, which is as valid and a little less sharp.
+MAX_CALIBRATION_ROWS_KEPT = 20_000
+
+_LIBRARIES = ("cps-router", "numpy", "scikit-learn", "tokenizers", "safetensors", "genai-prices")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """What the manifest says about the data and the fit."""
+
+    name: str
+    fingerprint: str
+    query_hashes: npt.NDArray[np.uint64]
+    tier_success: npt.NDArray[np.float64]
+    counts: Mapping[str, int]
+    split: Mapping[str, Any]
+    read_report: Mapping[str, Any]
+    family: str
+    family_values: Mapping[str, float]
+    seed: int
+    price_date: str
+    logged_price_ratio: Sequence[float | None]
+    metrics: Mapping[str, float]
+    synthetic: bool
+
+
+def save_router(
+    out: Path,
+    *,
+    tiers: TierSet,
+    predictor: Predictor,
+    choice: Choice,
+    objective: Objective,
+    menu: Sequence[Mapping[str, Any]],
+    calibration: CalibrationRows,
+    calibration_tokens: Mapping[str, npt.NDArray[np.float64]],
+    facts: TrainingFacts,
+    embedder_files: Mapping[str, bytes],
+    key: str | bytes | None = None,
+) -> dict[str, Any]:
+    """Write the artifact and its model card to ``out``; returns the manifest as saved."""
+    cost = predictor.cost
+    manifest: dict[str, Any] = _jsonable(
+        {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "cps_router": router.__version__,
+            "tiers": tiers.to_dicts(),
+            "prices": {
+                "date": facts.price_date,
+                "basis": ["tokens" if by else "logged usd" for by in cost.by_tokens],
+                "input_usd_per_mtok": list(
+                    np.where(cost.by_tokens, cost.input_usd_per_mtok, np.nan)
+                ),
+                "output_usd_per_mtok": list(
+                    np.where(cost.by_tokens, cost.output_usd_per_mtok, np.nan)
+                ),
+                "priced_over_logged": list(facts.logged_price_ratio),
+            },
+            "embedder": embedder_spec(predictor.embedder),
+            "query_features": list(FEATURE_NAMES),
+            "estimator": {
+                "family": facts.family,
+                "members": [member.kind for member in predictor.success.members],
+                "decision_values": dict(facts.family_values),
+                "n_references": len(predictor.references),
+                "seed": facts.seed,
+            },
+            "objective": objective.describe(),
+            "policy": {
+                **choice.policy.to_dict(),
+                "description": describe_policy(choice.policy, tiers.names),
+            },
+            "certificate": choice.certificate.to_dict() if choice.certificate else None,
+            "floor_menu": list(menu),
+            "out_of_distribution": {"min_similarity": predictor.min_similarity},
+            "training": {
+                "name": facts.name,
+                "synthetic": facts.synthetic,
+                "fingerprint": facts.fingerprint,
+                "tier_success": list(facts.tier_success),
+                **facts.counts,
+                "split": dict(facts.split),
+                "read": dict(facts.read_report),
+            },
+            "metrics": dict(facts.metrics),
+            "libraries": {name: _version(name) for name in _LIBRARIES},
+        }
+    )
+    arrays = {
+        **predictor.to_arrays(),
+        **_calibration_arrays(calibration, calibration_tokens),
+        "training.query_hashes": np.unique(facts.query_hashes),
+    }
+    artifact_id = save_artifact(out, manifest, arrays, embedder_files, key=key)
+    manifest["artifact_id"] = artifact_id
+    (out / MODEL_CARD).write_text(model_card(manifest), encoding="utf-8")
+    return manifest
+
+
+def open_embedder(name: str | Path) -> tuple[Embedder, dict[str, bytes]]:
+    """An embedder and the files that an artifact carries of it (none for contextual encoders)."""
+    if str(name) == "static":
+        name = default_embedder_folder()
+    embedder = load_embedder(name)
+    if not isinstance(embedder, StaticEmbedder):
+        return embedder, {}
+    files = static_files(name)
+    return StaticEmbedder.from_files(files), files
+
+
+def _calibration_arrays(
+    rows: CalibrationRows, tokens: Mapping[str, npt.NDArray[np.float64]]
+) -> dict[str, npt.NDArray[Any]]:
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "calibration.p_success": rows.p_success,
+        "calibration.success": rows.success,
+        "calibration.realised_cost_usd": rows.realised_cost_usd,
+        "calibration.out_of_distribution": rows.out_of_distribution.astype(np.uint8),
+        **{f"calibration.{name}": values for name, values in tokens.items()},
+    }
+    # Rows come in hash order, so the first ones are a random sample.
+    return {name: values[:MAX_CALIBRATION_ROWS_KEPT] for name, values in arrays.items()}
+
+
+def fingerprint(table: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> str:
+    """SHA-256 of what was learned from: hashed queries, successes and costs, whatever their order."""
+    columns = np.column_stack(
+        [hashes.view(np.float64), table.success, table.cost_usd, table.output_tokens]
+    )
+    rows = np.ascontiguousarray(columns).view([("", np.uint64)] * columns.shape[1])
+    return hashlib.sha256(np.sort(rows, axis=0).tobytes()).hexdigest()
+
+
+def calibration_tokens(predictor: Predictor, x: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Predicted tokens and dollars (n, T) of the calibration rows, so that prices can change."""
+    return {
+        "input_tokens": predictor.cost.input_tokens.predict(x),
+        "output_tokens": predictor.cost.output_tokens.predict(x),
+        "usd": predictor.cost.usd.predict(x),
+    }
+
+
+def calibration_rows(
+    predictions: Predictions, success: npt.NDArray[np.float64], cost: npt.NDArray[np.float64]
+) -> CalibrationRows:
+    """Predictions and outcomes side by side."""
+    return CalibrationRows(
+        predictions.p_success,
+        predictions.cost_usd,
+        success,
+        cost,
+        predictions.out_of_distribution,
+    )
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """A model card in Markdown, every word of fact from the manifest."""
+    training, certificate = manifest["training"], manifest["certificate"]
+    lines = [
+        f"# Router {manifest['artifact_id']}",
+        "",
+        f"Made by cps-router {manifest['cps_router']} on {manifest['created']}. "
+        "This page is written from `manifest.json`; do not edit it.",
+        "",
+        f"- **Objective**: {manifest['objective']}",
+        f"- **Policy**: {manifest['policy']['description']}",
+        f"- **Certificate**: {certificate['sentence'] if certificate else 'none was asked for'}",
+        f"- **Estimator**: {manifest['estimator']['family']}, on {manifest['embedder']['id']}",
+        f"- **Trained on**: {training['name']}"
+        + (" (synthetic)" if training["synthetic"] else "")
+        + f", {training['n_fitting']:,} fitting and {training['n_calibration']:,} calibration "
+        f"requests, fingerprint {training['fingerprint'][:16]}",
+        "- **Holds**: estimators, predictions and outcomes of the calibration requests, hashes of "
+        "the training queries; no query text",
+        "",
+        "| tier | model | success on fitting rows | cost at decision time |",
+        "|---|---|---|---|",
+    ]
+    for tier, rate, basis in zip(
+        manifest["tiers"], training["tier_success"], manifest["prices"]["basis"], strict=True
+    ):
+        lines.append(f"| {tier['name']} | {tier['model']} | {rate:.3f} | {basis} |")
+    lines += [
+        "",
+        "| floor | certified | policy | success | USD per 1,000 | saved against always strongest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in manifest["floor_menu"]:
+        saved = row["saving_vs_always_strongest"]
+        lines.append(
+            f"| {row['floor']} | {'yes' if row['certified'] else 'no'} | {row['policy']} "
+            f"| {row['success_rate']:.3f} | {1000 * row['cost_usd_per_request']:.4g} "
+            f"| {'' if saved is None else f'{saved:.1%}'} |"
+        )
+    lines += [
+        "",
+        "Success and cost in the second table are on the calibration requests.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _jsonable(value: Any) -> Any:
+    """Plain JSON types; NaN and infinities become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

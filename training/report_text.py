@@ -1,0 +1,158 @@
+"""Results as text for a terminal: tables and sentences; computes nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.pipeline import TrainResult
+    from training.results import Estimate, PolicyResult, Report
+
+_WIDTH = 110
+
+
+def training_text(result: TrainResult) -> str:
+    """What training made: data, policy, certificate, floor menu, and where it is."""
+    manifest = result.manifest
+    training, certificate = manifest["training"], manifest["certificate"]
+    read = training["read"]
+    lines = [
+        f"{training['n_fitting']:,} requests fitted, {training['n_calibration']:,} for the "
+        f"certificate, {training['n_test']:,} left for testing ({training['split']['source']} "
+        f"split); {read['n_bad']:,} bad rows, {read['n_not_a_tier']:,} rows of no tier.",
+        f"estimator: {manifest['estimator']['family']}; policy: {manifest['policy']['description']}",
+        certificate["sentence"] if certificate else f"objective: {manifest['objective']}",
+        "",
+        menu_text(manifest["floor_menu"]),
+        "",
+        f"artifact {manifest['artifact_id']} is in {result.folder}",
+    ]
+    if result.run:
+        lines.append(f"MLflow run {result.run.run_id}; to look at it: {result.run.ui_command}")
+    return "\n".join(lines)
+
+
+def menu_text(menu: Sequence[dict[str, Any]]) -> str:
+    """The floor menu: what each floor would cost, on the calibration rows."""
+    table = _table(
+        "Floor menu (calibration rows)",
+        ("floor", "certified", "policy", "success", "$ per 1,000"),
+        ("vs strongest", "vs best single", "vs random mix", "more rows"),
+    )
+    for row in menu:
+        table.add_row(
+            row["floor"].replace("success rate ", "") + (" *" if row["asked"] else ""),
+            "yes" if row["certified"] else "no",
+            row["policy"],
+            f"{row['success_rate']:.3f}",
+            f"{1000 * row['cost_usd_per_request']:.4g}",
+            _share(row["saving_vs_always_strongest"]),
+            _share(row["saving_vs_best_single_tier"]),
+            _share(row["saving_vs_random_mix"]),
+            "" if row["rows_needed"] is None else f"~{row['rows_needed']:,}",
+        )
+    return _render(table)
+
+
+def report_text(report: Report) -> str:
+    """An evaluation: cost per success of tiers and policies, savings, verdict."""
+    counts = report.counts
+    head = (
+        f"{report.data}: {counts.n_requests:,} requests compared "
+        f"({counts.n_train_split:,} of the train split, {counts.n_left_out_trained:,} the artifact "
+        f"was trained on and {counts.n_incomplete:,} without every tier's outcome left out); "
+        f"{report.confidence:.0%} intervals"
+    )
+    table = _table(
+        "Cost per success on the test rows",
+        ("policy", "success", "$ per 1,000", "CPS $", "CPS interval"),
+        ("share per tier",),
+    )
+    for name, policy in report.policies.items():
+        table.add_row(*_policy_row(name, policy), style="bold" if name == "router" else None)
+    lines = [head, "", _render(table), ""]
+    for saving in (
+        report.against_strongest,
+        report.against_best_single_tier,
+        report.against_random_mix,
+    ):
+        if saving is not None and saving.saved_share is not None:
+            difference = saving.success_rate_difference
+            lines.append(
+                f"saved against {saving.baseline}: {_with_interval(saving.saved_share, '{:.1%}')} "
+                f"of its cost, at {_with_interval(difference, '{:+.3f}')} of success rate"
+            )
+    ratio = report.mix_ratio
+    interval = report.mix_ratio_interval
+    notes = [
+        note
+        for note, holds in (
+            ("above the best single tier's success rate", ratio.above_best),
+            ("near a kink of the mix hull, where it is unstable", ratio.near_kink),
+        )
+        if holds
+    ]
+    lines.append(
+        f"mix ratio (cost over the cheapest coin-flip at the same success rate): "
+        f"{ratio.ratio:.3f}"
+        + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+        + (f" ({'; '.join(notes)})" if notes else "")
+    )
+    if report.mean_mix_ratio is not None:
+        lines.append(f"mean mix ratio over 20 floors: {report.mean_mix_ratio.mean:.3f}")
+    errors = ", ".join(f"{name} {t.calibration_error:.3f}" for name, t in report.tiers.items())
+    lines.append(f"AIQ {report.aiq:.4f}; calibration error of P(success): {errors}")
+    ratios = ", ".join(
+        f"{name} {t.cost_calibration_ratio:.2f}"
+        for name, t in report.tiers.items()
+        if t.cost_calibration_ratio is not None
+    )
+    lines.append(f"predicted over actual dollars: {ratios}")
+    if report.floor is not None:
+        met = "met" if report.floor.met else "not met"
+        lines.append(f"floor: {report.floor.description}: {met} on these rows")
+    lines += ["", f"verdict: {report.verdict.sentence}"]
+    return "\n".join(lines)
+
+
+def _policy_row(name: str, policy: PolicyResult) -> tuple[str, ...]:
+    shares = " ".join(f"{tier} {share:.0%}" for tier, share in policy.share.items() if share)
+    interval = policy.cps_usd.interval
+    return (
+        name,
+        f"{policy.success_rate.value:.3f}",
+        f"{1000 * policy.cost_usd_per_request.value:.4g}",
+        f"{policy.cps_usd.value:.3g}",
+        "" if interval is None else f"{interval[0]:.3g} .. {interval[1]:.3g}",
+        shares,
+    )
+
+
+def _with_interval(estimate: Estimate, form: str) -> str:
+    if estimate.interval is None:
+        return form.format(estimate.value)
+    low, high = (form.format(bound) for bound in estimate.interval)
+    return f"{form.format(estimate.value)} [{low}, {high}]"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _table(title: str, first: Sequence[str], rest: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, name in enumerate((*first, *rest)):
+        numeric = name not in ("floor", "policy", "certified", "share per tier")
+        table.add_column(name, justify="right" if numeric and index else "left")
+    return table
+
+
+def _render(table: Table) -> str:
+    out = io.StringIO()
+    Console(file=out, width=_WIDTH, no_color=True).print(table)
+    return out.getvalue().rstrip("\n")

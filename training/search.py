@@ -1,0 +1,297 @@
+"""Choose the policy: the objective, which estimator family serves it best, and the floor menu."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from router.certificate import Floor
+from router.cps import cost_per_success
+from router.errors import InputError
+from router.policy import (
+    Policy,
+    cheapest_mix,
+    choose,
+    min_cps_value,
+    value_for_budget,
+    value_sweep,
+)
+from router.selection import CalibrationRows, Certificate, certify
+from router.tiers import TierSet
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+
+_Name = TypeVar("_Name")
+
+STRONGEST = "strongest"
+DEFAULT_MARGIN = -0.05
+DEFAULT_CONFIDENCE = 0.95
+MENU_MARGINS = (-0.02, -0.05, -0.10)
+# Decision values this near each other (as a share) are told apart by log-loss, which is less noisy.
+_SAME = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the owner asked for.
+
+    kind "floor" has ``rate`` (absolute), or ``relative_to`` (a tier's name, or "strongest") with
+    ``margin`` <= 0; "value" and "budget" have ``amount_usd``; "min-cps" nothing.
+    """
+
+    kind: Literal["floor", "value", "budget", "min-cps"] = "floor"
+    rate: float | None = None
+    margin: float = DEFAULT_MARGIN
+    relative_to: str = STRONGEST
+    amount_usd: float = math.nan
+
+    def __post_init__(self) -> None:
+        if self.kind == "floor" and self.rate is not None and not 0.0 < self.rate < 1.0:
+            raise InputError(
+                f"expected a success floor between 0 and 1, got {self.rate:g}: try 0.9."
+            )
+        if self.kind == "floor" and self.rate is None and not -1.0 < self.margin <= 0.0:
+            raise InputError(
+                f"expected a margin from -1 to 0 below a tier, got {self.margin:g}: "
+                "try strongest:-0.05."
+            )
+        if self.kind in ("value", "budget") and not (
+            self.amount_usd > 0 and math.isfinite(self.amount_usd)
+        ):
+            raise InputError(
+                f"expected dollars above 0 for the {self.kind}, got {self.amount_usd:g}: "
+                "give for example 0.01."
+            )
+
+    def floor(self, tiers: TierSet, strongest: int) -> Floor | None:
+        """The floor with its tier resolved; None for other objectives."""
+        if self.kind != "floor":
+            return None
+        if self.rate is not None:
+            return Floor(rate=self.rate)
+        tier = strongest if self.relative_to == STRONGEST else tiers.index(self.relative_to)
+        return Floor(margin=self.margin, relative_to=tier)
+
+    def describe(self) -> str:
+        """In words, for logs and the manifest."""
+        if self.kind == "value":
+            return f"a success is worth ${self.amount_usd:g}"
+        if self.kind == "budget":
+            return f"at most ${self.amount_usd:g} per request"
+        if self.kind == "min-cps":
+            return "least cost per success, whatever the success rate"
+        if self.rate is not None:
+            return f"success rate >= {self.rate:g}"
+        return f"success rate >= that of {self.relative_to} - {-self.margin:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Predictions and outcomes of the same requests, all (n, T)."""
+
+    p_success: FloatArray
+    cost_usd: FloatArray
+    success: FloatArray
+    realised_cost_usd: FloatArray
+
+    def played(self, tier: IntArray) -> tuple[float, float]:
+        """(success rate, mean cost) of choosing ``tier`` (n,)."""
+        rows = np.arange(len(tier))
+        return (
+            float(self.success[rows, tier].mean()),
+            float(self.realised_cost_usd[rows, tier].mean()),
+        )
+
+    def swept(self, n_values: int = 256) -> tuple[FloatArray, FloatArray]:
+        """(success rate, mean cost) along the success values, the largest first."""
+        points = [
+            self.played(choose(self.p_success, self.cost_usd, float(value)))
+            for value in value_sweep(self.p_success, self.cost_usd, n_values)
+        ]
+        success, cost = np.array(points).T
+        return success, cost
+
+
+def decision_value(objective: Objective, floor: Floor | None, rows: Rows) -> float:
+    """What the predictions are worth for the objective; lower is better.
+
+    For a floor: the mean cost at which the swept policy reaches it, averaged over floors a point
+    below to a point above, since the cost at one point of a swept curve is mostly noise. Where the
+    sweep does not reach a floor, the strongest tier's cost counts.
+    """
+    if floor is not None:
+        success, cost = rows.swept()
+        base = floor.rate if floor.relative_to is None else None
+        if base is None:
+            base = float(rows.success[:, floor.relative_to].mean()) + floor.margin
+        strongest = int(rows.success.mean(axis=0).argmax())
+        dearest = float(rows.realised_cost_usd[:, strongest].mean())
+        reached = [success >= base + shift for shift in np.linspace(-0.01, 0.01, 9)]
+        return float(np.mean([cost[r].min() if r.any() else dearest for r in reached]))
+    if objective.kind == "value":
+        tier = choose(rows.p_success, rows.cost_usd, objective.amount_usd)
+        success_rate, mean_cost = rows.played(tier)
+        return mean_cost - objective.amount_usd * success_rate
+    if objective.kind == "budget":
+        value = value_for_budget(rows.p_success, rows.cost_usd, objective.amount_usd)
+        return -rows.played(choose(rows.p_success, rows.cost_usd, value))[0]
+    value = min_cps_value(rows.p_success, rows.cost_usd)
+    success_rate, mean_cost = rows.played(choose(rows.p_success, rows.cost_usd, value))
+    return cost_per_success(mean_cost, success_rate)
+
+
+def pick_family(values: Mapping[_Name, float], log_losses: Mapping[_Name, float]) -> _Name:
+    """The family of least decision value; among those it cannot tell apart, of least log-loss.
+
+    >>> pick_family({"a": 1.00, "b": 1.01, "c": 2.0}, {"a": 0.5, "b": 0.4, "c": 0.1})
+    'b'
+    """
+    least = min(values.values())
+    close = [name for name, value in values.items() if value <= least + _SAME * abs(least)]
+    return min(close, key=lambda name: log_losses[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The policy, its certificate (None unless a floor was asked for), and what to say about it."""
+
+    policy: Policy
+    certificate: Certificate | None
+    warnings: list[str]
+
+
+def choose_policy(
+    objective: Objective,
+    calibration: CalibrationRows,
+    *,
+    tiers: TierSet,
+    tier_success: FloatArray,
+    strongest: int,
+    safe_tier: int,
+    confidence: float,
+) -> Choice:
+    """The policy for an objective.
+
+    A floor is certified on the calibration rows. The other objectives promise no success rate, so
+    their lambda is read off the same rows' predictions; min-cps warns with the rate it ends at.
+    """
+    floor = objective.floor(tiers, strongest)
+    if floor is not None:
+        policy, certificate = certify(
+            calibration,
+            floor,
+            tier_success=tier_success,
+            names=tiers.names,
+            safe_tier=safe_tier,
+            strongest=strongest,
+            confidence=confidence,
+        )
+        warnings = [] if certificate.certified else [certificate.sentence]
+        return Choice(policy, certificate, warnings)
+    p, cost = calibration.p_success, calibration.cost_usd
+    if objective.kind == "value":
+        value = objective.amount_usd
+    elif objective.kind == "budget":
+        value = value_for_budget(p, cost, objective.amount_usd)
+    else:
+        value = min_cps_value(p, cost)
+        if not math.isfinite(value):
+            raise InputError(
+                "expected at least one success to minimise cost per success, got none: "
+                "check the success column."
+            )
+    policy = Policy("value", value, safe_tier, strongest)
+    success, _ = calibration.played(policy)
+    best = float(calibration.success.mean(axis=0).max())
+    warnings = []
+    if objective.kind == "min-cps":
+        warnings.append(
+            f"least cost per success ends at a success rate of {success.mean():.3f} on the "
+            f"calibration rows, where the best tier has {best:.3f}: "
+            "use --floor-relative or --success-floor to keep a rate."
+        )
+    return Choice(policy, None, warnings)
+
+
+def floor_menu(
+    objective: Objective,
+    calibration: CalibrationRows,
+    *,
+    tiers: TierSet,
+    tier_success: FloatArray,
+    strongest: int,
+    safe_tier: int,
+    confidence: float,
+) -> list[dict[str, Any]]:
+    """What other floors would cost: certified policy, cost, success and savings for each.
+
+    Savings are shares of the mean cost of always the strongest tier, of the cheapest single tier
+    that meets the floor on these rows, and of the random mix at the policy's own success rate.
+    Each floor is certified by itself; the confidence does not cover picking one after looking.
+    """
+    asked = objective.floor(tiers, strongest)
+    floors = [Floor(margin=margin, relative_to=strongest) for margin in MENU_MARGINS]
+    if asked is not None and asked not in floors:
+        floors.append(asked)
+    tier_rate = calibration.success.mean(axis=0)
+    tier_cost = calibration.realised_cost_usd.mean(axis=0)
+    menu = []
+    for floor in floors:
+        policy, certificate = certify(
+            calibration,
+            floor,
+            tier_success=tier_success,
+            names=tiers.names,
+            safe_tier=safe_tier,
+            strongest=strongest,
+            confidence=confidence,
+        )
+        target = floor.rate if floor.relative_to is None else None
+        if target is None:
+            target = float(tier_rate[floor.relative_to]) + floor.margin
+        meeting = [t for t in range(len(tiers)) if tier_rate[t] >= target] or [strongest]
+        single = min(meeting, key=lambda t: float(tier_cost[t]))
+        mix = cheapest_mix(tier_cost, tier_rate, certificate.success_rate)
+        cost = certificate.cost_usd_per_request
+        menu.append(
+            {
+                "floor": certificate.floor,
+                "asked": floor == asked,
+                "certified": certificate.certified,
+                "policy": describe_policy(policy, tiers.names),
+                "success_rate": certificate.success_rate,
+                "cost_usd_per_request": cost,
+                "saving_vs_always_strongest": _saving(cost, float(tier_cost[strongest])),
+                "best_single_tier": tiers.names[single],
+                "saving_vs_best_single_tier": _saving(cost, float(tier_cost[single])),
+                "saving_vs_random_mix": _saving(cost, mix.cost_usd),
+                "rows_needed": certificate.rows_needed,
+                "sentence": certificate.sentence,
+            }
+        )
+    return menu
+
+
+def _saving(cost: float, baseline: float) -> float | None:
+    return 1.0 - cost / baseline if baseline > 0 else None
+
+
+def describe_policy(policy: Policy, names: Sequence[str]) -> str:
+    """In words.
+
+    >>> describe_policy(Policy("mix", 0.1, 1, 1, 0, 1, 0.25), ("nano", "frontier"))
+    '75% nano, 25% frontier'
+    """
+    if policy.kind == "value":
+        return f"routed, a success worth ${policy.success_value_usd:.3g}"
+    assert policy.low is not None and policy.high is not None
+    if policy.kind == "tier":
+        return f"always {names[policy.low]}"
+    share = policy.share_high
+    return f"{1 - share:.0%} {names[policy.low]}, {share:.0%} {names[policy.high]}"
