@@ -7,6 +7,9 @@ PIP := $(PY) -m pip --disable-pip-version-check
 LOG := $(VENV)/install.log
 # Tests run on this many processes.
 WORKERS ?= 2
+# Said before anything is installed. Tests: with a CPU build of torch; a CUDA build takes several GB.
+DEMO_NEEDS := what the demo needs (190 MB to download, 0.9 GB on disk, about 2 minutes)
+TEST_NEEDS := what the tests need (430 MB to download, 2 GB on disk, about 3 minutes)
 
 # A .venv whose interpreter has gone (Python upgraded, folder copied to another machine) is made anew.
 ifneq ($(wildcard $(VENV)/.created),)
@@ -24,7 +27,7 @@ help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1|/' | \
 	  awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo
-	@echo "Another Python than python3: make demo PYTHON=/path/to/python3.12"
+	@echo "Another Python than python3: make clean demo PYTHON=/path/to/python3.12"
 
 demo: $(VENV)/.demo-stamp  ## train a router on real outcomes, show what it saves, route five queries
 	@$(PY) -m training.demo
@@ -53,11 +56,11 @@ define install
 endef
 
 $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/.created
-	$(call install,train,what the demo needs: 190 MB to download, 0.9 GB on disk, one to three minutes)
+	$(call install,train,$(DEMO_NEEDS))
 	@touch $@
 
 $(VENV)/.test-stamp: pyproject.toml | $(VENV)/.created
-	$(call install,train$(COMMA)encoder$(COMMA)test$(COMMA)dev,what the tests need: 430 MB to download and 2 GB on disk with a CPU build of torch, two to five minutes)
+	$(call install,train$(COMMA)encoder$(COMMA)test$(COMMA)dev,$(TEST_NEEDS))
 	@touch $@ $(VENV)/.demo-stamp
 
 # A named PYTHON is taken or refused, never replaced; without one, the first that will do is taken.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ def minilm_folder() -> Path:
 
 
 def static_folder() -> Path:
-    """The static embedder that ships."""
-    return default_embedder_folder()
+    """The static embedder that ships, or the folder that CPS_ROUTER_TEST_EMBEDDER names."""
+    other = os.environ.get("CPS_ROUTER_TEST_EMBEDDER")
+    return Path(other) if other else default_embedder_folder()
 
 
 def tiny_tokenizer(vocabulary: tuple[str, ...] = TINY_VOCABULARY) -> Tokenizer:

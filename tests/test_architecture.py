@@ -112,7 +112,7 @@ def router_stands_alone(sources: Sources) -> list[str]:
         for module, found in all_imports(sources)
         if module.partition(".")[0] == "router"
         and found.top in NOT_IN_ROUTER
-        and not (module == "router.embedding" and found.top in HEAVY and found.is_lazy)
+        and not (module == "router.encoder" and found.top in HEAVY and found.is_lazy)
     ]
 
 
@@ -272,7 +272,7 @@ BROKEN: list[tuple[Callable[[Sources], list[str]], str, str]] = [
     (router_stands_alone, "router.policy", "from training.fit import fit"),
     (router_stands_alone, "router.policy", "def f():\n    import pandas as pd"),
     (router_stands_alone, "router.policy", "def f():\n    import sentence_transformers"),
-    (router_stands_alone, "router.embedding", "import torch"),
+    (router_stands_alone, "router.encoder", "import torch"),
     (
         router_stands_alone,
         "router.policy",
@@ -281,7 +281,7 @@ BROKEN: list[tuple[Callable[[Sources], list[str]], str, str]] = [
     (router_stands_alone, "router.policy", "if TYPE_CHECKING:\n    from joblib import Memory"),
     (mlflow_in_one_place, "training.pipeline", "def f():\n    import mlflow.tracking"),
     (heavy_inside_functions, "training.features", "from sentence_transformers import util"),
-    (heavy_inside_functions, "router.embedding", "class A:\n    import torch"),
+    (heavy_inside_functions, "router.encoder", "class A:\n    import torch"),
     (nothing_opened_on_import, "router.prices", "PRICES = open('prices.toml').read()"),
     (
         nothing_opened_on_import,
@@ -316,7 +316,7 @@ def test_a_broken_source_is_found(
 
 def test_what_is_allowed_is_not_complained_about() -> None:
     sources = {
-        "router.embedding": "def f():\n    from sentence_transformers import SentenceTransformer",
+        "router.encoder": "def f():\n    from sentence_transformers import SentenceTransformer",
         "training.experiment": "import mlflow",
         "training.distill": "def f():\n    encoder().eval()",
         "training.features": "from joblib import Memory\nif TYPE_CHECKING:\n    import torch",

@@ -47,10 +47,10 @@ TRAINING = {
 
 # Methods and arguments that code in production is written against.
 ROUTER_METHODS = {
-    "Router.load": ["path", "key"],
+    "Router.load": ["path", "key", "price_book"],
     "Router.route": ["query", "request_id", "pin", "exclude", "context_tokens", "needs"],
     "Router.route_many": ["queries", "request_ids"],
-    "Router.plan": ["query"],
+    "Router.plan": ["query", "success_value_usd"],
     "KeywordRouter.route": ["query", "request_id"],
 }
 

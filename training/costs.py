@@ -53,7 +53,8 @@ def fit_cost(data: Inputs, table: OutcomeTable, book: PriceBook) -> FittedCost:
     input_price, output_price = current_prices(table.tiers, book)
     with_tokens = observed & np.isfinite(table.input_tokens) & np.isfinite(table.output_tokens)
     enough = with_tokens.sum(axis=0) >= _MIN_SHARE_WITH_TOKENS * np.maximum(observed.sum(axis=0), 1)
-    unusable = ~enough | ~np.isfinite(input_price)
+    ratios, agrees, warnings = _against_log(table, input_price, output_price)
+    unusable = ~enough | ~np.isfinite(input_price) | ~agrees
     input_price[unusable] = output_price[unusable] = np.nan
 
     input_head, input_tokens = fit_head(data, table.input_tokens, with_tokens)
@@ -67,7 +68,6 @@ def fit_cost(data: Inputs, table: OutcomeTable, book: PriceBook) -> FittedCost:
             f"{', '.join(missing)}: log outcomes of it or drop it from the tiers file."
         )
     priced = (input_tokens * input_price + output_tokens * output_price) * 1e-6
-    ratios, warnings = _against_log(table, input_price, output_price)
     return FittedCost(estimator, np.where(estimator.by_tokens, priced, usd), ratios, warnings)
 
 
@@ -86,24 +86,32 @@ def current_prices(tiers: TierSet, book: PriceBook) -> tuple[FloatArray, FloatAr
 
 def _against_log(
     table: OutcomeTable, input_price: FloatArray, output_price: FloatArray
-) -> tuple[list[float | None], list[str]]:
+) -> tuple[list[float | None], BoolArray, list[str]]:
+    """Today's price of the logged tokens over the logged dollars, and whether both agree (T,).
+
+    Where they do not (an old log, a discount, tokens that the log does not show), the dollars that
+    were paid are believed, unless the tiers file itself sets the price.
+    """
     priced = (table.input_tokens * input_price + table.output_tokens * output_price) * 1e-6
     ratios: list[float | None] = []
+    agrees = np.ones(len(table.tiers), dtype=bool)
     warnings = []
-    for tier, name in enumerate(table.tiers.names):
-        both = np.isfinite(priced[:, tier]) & (table.cost_usd[:, tier] > 0)
+    for index, tier in enumerate(table.tiers):
+        both = np.isfinite(priced[:, index]) & (table.cost_usd[:, index] > 0)
         if not both.any():
             ratios.append(None)
             continue
-        ratio = float(priced[both, tier].sum() / table.cost_usd[both, tier].sum())
+        ratio = float(priced[both, index].sum() / table.cost_usd[both, index].sum())
         ratios.append(ratio)
-        if not 1 / _UNREMARKED_FACTOR <= ratio <= _UNREMARKED_FACTOR:
-            warnings.append(
-                f"{name}: today's price of the logged tokens is {ratio:.2f} times the logged "
-                "dollars; decisions use today's price, evaluation the logged dollars: set the "
-                "tier's prices in the tiers file if the log is right."
-            )
-    return ratios, warnings
+        if 1 / _UNREMARKED_FACTOR <= ratio <= _UNREMARKED_FACTOR:
+            continue
+        agrees[index] = tier.has_price
+        basis = "the tiers file's price" if tier.has_price else "the logged dollars"
+        warnings.append(
+            f"{tier.name}: today's price of the logged tokens is {ratio:.2f} times the logged "
+            f"dollars; decisions use {basis}: set or mend the tier's prices in the tiers file."
+        )
+    return ratios, agrees, warnings
 
 
 def fit_head(

@@ -134,7 +134,11 @@ def usable_tokens(tokenizer: Tokenizer) -> list[str]:
         if not token.startswith(prefix):
             starts[token[0]] = starts.get(token[0], 0) + 1
     lone = [token for token in tokens if token.isalpha() and starts.get(token) == 1]
-    lead = next((token for token in lone if _tokens(tokenizer, token + "a")[:1] == [token]), None)
+    endings = [token.removeprefix(prefix) for token in tokens if token.startswith(prefix)]
+    ending = next((end for end in endings if end.isascii() and end.isalpha()), "")
+    # A letter that stands apart from what follows, as Chinese characters do, will not serve.
+    leads = (a for a in lone if _tokens(tokenizer, a + ending) == [a, prefix + ending])
+    lead = next(leads, None)
 
     def usable(token: str) -> bool:
         if token.startswith(prefix) and len(token) > len(prefix):

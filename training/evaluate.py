@@ -277,9 +277,14 @@ def _verdict(
 ) -> Verdict:
     """Lambda and the ranges come from the artifact alone: they are fixed before this test."""
     value = router.policy.success_value_usd
-    before = Played.of(known.dist, known.cost_usd, known.success)
     ranges = fixed_ranges(
-        differences(before.cost_usd, before.success, known.cost_usd, known.success, value)
+        differences(
+            metrics.expected_outcome(known.dist, known.cost_usd),
+            metrics.expected_outcome(known.dist, known.success),
+            known.cost_usd,
+            known.success,
+            value,
+        )
     )
     found = differences(routed.cost_usd, routed.success, cost, success, value)
     return judge(router.tiers.names, found, ranges, value, confidence=confidence, seed=seed)

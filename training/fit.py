@@ -21,7 +21,7 @@ from sklearn.neural_network import MLPClassifier
 
 from router.estimators import LinearScore, Member, MlpScore, SuccessEstimator, sigmoid
 from training.inputs import Inputs, Scale
-from training.neighbours import neighbours, references
+from training.neighbours import References, neighbours
 from training.table import OutcomeTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -38,7 +38,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 # Inverse regularisation strengths, chosen between by cross-fitted log-loss.
 LOGISTIC_STRENGTHS = (0.03, 0.1, 0.3, 1.0)
 MLP_HIDDEN = 16
-MLP_PENALTY = 3.0
+MLP_PENALTIES = (30.0, 100.0)
+MLP_ITERATIONS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Fitted:
 
 def fit_success(
     data: Inputs,
-    refs: Float32Array,
+    refs: References,
     success: FloatArray,
     observed: BoolArray,
     families: Iterable[str],
@@ -86,23 +87,23 @@ def fit_success(
 
 
 def _fit_member(
-    kind: str, data: Inputs, refs: Float32Array, success: FloatArray, observed: BoolArray
+    kind: str, data: Inputs, refs: References, success: FloatArray, observed: BoolArray
 ) -> tuple[Member, FloatArray]:
     """The calibrated member on all rows, and its calibrated held-out scores (n, T)."""
     if kind == "knn":
         held_out = np.zeros(success.shape)
         for fold in np.unique(data.fold):
             inside, outside = data.fold != fold, data.fold == fold
-            fold_refs = references(data.embedding[inside], data.seed)
+            fold_refs = refs.without_fold[int(fold)]
             part = neighbours(data.embedding[inside], fold_refs, success[inside], observed[inside])
             held_out[outside] = part.score(data.x[outside], data.embedding[outside] @ fold_refs.T)
         slope, intercept = _platt(held_out, success, observed)
         return (
-            neighbours(data.embedding, refs, success, observed, slope, intercept),
+            neighbours(data.embedding, refs.all, success, observed, slope, intercept),
             slope * held_out + intercept,
         )
     fit_one = _fit_logistic if kind == "logistic" else _fit_mlp
-    options = LOGISTIC_STRENGTHS if kind == "logistic" else (MLP_PENALTY,)
+    options = LOGISTIC_STRENGTHS if kind == "logistic" else MLP_PENALTIES
     scale = Scale.of(data.x)
     z = scale(data.x)
     best: tuple[float, float, FloatArray] | None = None
@@ -162,12 +163,7 @@ def _fit_mlp(
     if len(np.unique(labels)) < 2:
         return _constant_logit(success[observed])
     model = MLPClassifier(
-        (MLP_HIDDEN,),
-        alpha=penalty,
-        learning_rate_init=0.003,
-        batch_size=min(128, len(rows)),
-        max_iter=40,
-        random_state=seed,
+        (MLP_HIDDEN,), solver="lbfgs", alpha=penalty, max_iter=MLP_ITERATIONS, random_state=seed
     )
     with warnings.catch_warnings():
         # Stopping early is part of the regularisation here, not a failure.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import MiniBatchKMeans
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from router.estimators import NeighbourScore
 from training.inputs import Inputs
@@ -19,6 +23,8 @@ NEIGHBOUR_SHRINKAGE = 10.0
 # product per query over all references).
 MAX_REFERENCE_ROWS = 1000
 N_CENTROIDS = 512
+MAX_CLUSTERED_ROWS = 20_000
+CLUSTER_ITERATIONS = 12
 
 
 def references(embedding: Float32Array, seed: int) -> Float32Array:
@@ -28,26 +34,49 @@ def references(embedding: Float32Array, seed: int) -> Float32Array:
         return np.zeros((1, embedding.shape[1]), np.float32)
     if len(readable) <= MAX_REFERENCE_ROWS:
         return np.ascontiguousarray(readable)
-    means = MiniBatchKMeans(
-        N_CENTROIDS, random_state=seed, n_init=1, batch_size=4096, max_iter=60
-    ).fit(readable)
-    centres = means.cluster_centers_.astype(np.float32)
+    if len(readable) > MAX_CLUSTERED_ROWS:
+        chosen = np.random.default_rng(seed).choice(len(readable), MAX_CLUSTERED_ROWS, False)
+        readable = readable[chosen]
+    means = KMeans(
+        N_CENTROIDS, init="random", n_init=1, max_iter=CLUSTER_ITERATIONS, random_state=seed
+    )
+    with warnings.catch_warnings():
+        # Rough centroids do as well, and duplicate queries may leave fewer of them.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        centres = means.fit(readable).cluster_centers_.astype(np.float32)
     norms = np.linalg.norm(centres, axis=1, keepdims=True)
     return np.ascontiguousarray(centres / np.maximum(norms, 1e-12))
 
 
-def min_similarity(data: Inputs, share_outside: float) -> float:
-    """Cosine similarity below which a query is out of distribution.
+@dataclass(frozen=True, slots=True)
+class References:
+    """References (m, d) of all fitting queries, and for each fold those of the other folds."""
 
-    The quantile ``share_outside`` of how near each training query comes to the references of the
-    other folds, so that about that share of like traffic is flagged.
-    """
-    nearest = np.empty(len(data.embedding))
-    for fold in np.unique(data.fold):
-        held_out = data.fold == fold
-        others = references(data.embedding[~held_out], data.seed)
-        nearest[held_out] = (data.embedding[held_out] @ others.T).max(axis=1)
-    return float(np.quantile(nearest, share_outside))
+    all: Float32Array
+    without_fold: dict[int, Float32Array]
+
+    @classmethod
+    def of(cls, data: Inputs) -> References:
+        """One clustering of all rows, and one without each fold."""
+        return cls(
+            references(data.embedding, data.seed),
+            {
+                int(fold): references(data.embedding[data.fold != fold], data.seed)
+                for fold in np.unique(data.fold)
+            },
+        )
+
+    def min_similarity(self, data: Inputs, share_outside: float) -> float:
+        """Cosine similarity below which a query is out of distribution.
+
+        The quantile ``share_outside`` of how near each training query comes to the references of
+        the other folds, so that about that share of like traffic is flagged.
+        """
+        nearest = np.empty(len(data.embedding))
+        for fold, others in self.without_fold.items():
+            held_out = data.fold == fold
+            nearest[held_out] = (data.embedding[held_out] @ others.T).max(axis=1)
+        return float(np.quantile(nearest, share_outside))
 
 
 def neighbours(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from router.errors import InputError
 from router.predictor import Predictor, inputs
@@ -19,7 +20,7 @@ from training.costs import fit_cost
 from training.features import embed_queries
 from training.fit import FAMILIES, fit_metrics, fit_success
 from training.inputs import Inputs
-from training.neighbours import min_similarity, references
+from training.neighbours import References
 from training.search import (
     DEFAULT_CONFIDENCE,
     Objective,
@@ -55,6 +56,9 @@ class TrainResult:
     run: experiment.RunInfo | None
 
 
+# One thread for linear algebra: these matrices are small, results then do not depend on the number
+# of cores, and a busy machine does not spend its time on threads waiting for each other.
+@threadpool_limits.wrap(limits=1)
 def train(
     table: OutcomeTable,
     out: str | Path,
@@ -120,7 +124,7 @@ def train(
     data = Inputs(
         vectors[~calibrates], inputs(vectors[~calibrates], features[~calibrates]), folds, seed
     )
-    refs = references(data.embedding, seed)
+    refs = References.of(data)
 
     # Fit costs, then success: the family whose predictions decide best.
     say(f"fitting costs on {fitting.n_requests:,} requests")
@@ -146,7 +150,11 @@ def train(
     }
     family = pick_family(values, {family: fitted[family].log_loss for family in families})
     predictor = Predictor(
-        embed, fitted[family].estimator, costs.estimator, refs, min_similarity(data, SHARE_OUTSIDE)
+        embed,
+        fitted[family].estimator,
+        costs.estimator,
+        refs.all,
+        refs.min_similarity(data, SHARE_OUTSIDE),
     )
 
     # Choose the policy on rows that nothing above has seen.

@@ -133,9 +133,11 @@ def _parquet_values(column: Any) -> list[object]:
     import pyarrow
 
     if pyarrow.types.is_timestamp(column.type):
-        # Nanoseconds would need pandas, and other time zones a database of them.
+        # Nanoseconds would need pandas, and other time zones a database of them. Coarser units
+        # stay, since multiplying could overflow.
+        unit = "us" if column.type.unit == "ns" else column.type.unit
         zone = None if column.type.tz is None else "UTC"
-        column = column.cast(pyarrow.timestamp("us", tz=zone), safe=False)
+        column = column.cast(pyarrow.timestamp(unit, tz=zone), safe=False)
     try:
         return list(column.to_pylist())
     except (ValueError, OverflowError):

@@ -262,8 +262,8 @@ def _check(report: ReadReport, tiers: TierSet, max_bad_share: float) -> None:
         where = f"see {report.rejects_path}" if report.rejects_path else "no rejects file written"
         raise InputError(
             f"{report.path}: {report.n_bad} of {report.n_rows} rows are bad, more than the allowed "
-            f"{max_bad_share:.3g} of all rows ({counts}; {where}): mend them or allow a larger "
-            f"share of bad rows."
+            f"{100 * max_bad_share:g}% of all rows ({counts}; {where}): mend them or allow a "
+            f"larger share of bad rows."
         )
     if report.n_outcomes == 0:
         seen = ", ".join(list(report.not_a_tier)[:5])

@@ -192,15 +192,15 @@ def _sentence(
     confidence: float,
     n_requests: int,
 ) -> str:
-    at = (
-        f"at ${success_value_usd:.3g} per further success, with {confidence:.3g} confidence on "
-        f"{n_requests:,} requests"
+    basis = (
+        f"(at ${success_value_usd:.3g} per further success, {100 * confidence:g} % confidence, "
+        f"{n_requests:,} requests)"
     )
     if label == "pays":
         closest = max(bounds, key=lambda bound: bound.upper_usd)
         return (
-            f"The router PAYS: it beats every single tier {at}; the closest, "
-            f"always-{closest.tier}, loses at least ${-closest.upper_usd:.3g} per request to it."
+            f"The router PAYS: it beats every single tier; the closest, always-{closest.tier}, "
+            f"loses at least {_per_1000(-closest.upper_usd)} to it {basis}."
         )
     if label == "does not pay":
         rival = max(bounds, key=lambda bound: bound.lower_usd)
@@ -209,22 +209,22 @@ def _sentence(
                 f"The router DOES NOT PAY: it did exactly what always-{rival.tier} does on all "
                 f"{n_requests:,} requests."
             )
-        return f"The router DOES NOT PAY: always-{rival.tier} is at least as good {at}."
+        return f"The router DOES NOT PAY: always-{rival.tier} is at least as good {basis}."
     if not math.isfinite(success_value_usd):
-        return "NOT PROVEN either way: the artifact puts no finite value on a success."
-    open_tiers = [bound for bound in bounds if not bound.upper_usd < 0]
-    rival = max(open_tiers, key=lambda bound: bound.mean_usd)
+        return "It is NOT PROVEN either way: the artifact puts no finite value on a success."
+    rival = max((b for b in bounds if not b.upper_usd < 0), key=lambda bound: bound.mean_usd)
     relation = "behind" if rival.mean_usd > 0 else "ahead of"
-    average = (
-        f"on average the router is ${abs(rival.mean_usd):.3g} per request {relation} "
-        f"always-{rival.tier} {at}"
-    )
+    reason = "chance may explain that"
     if math.isinf(rival.upper_usd):
-        return (
-            f"NOT PROVEN either way: {average}, but some differences fall outside the range seen "
-            "on the calibration rows, so that no bound holds."
-        )
-    return f"NOT PROVEN either way: {average}, which chance may explain."
+        reason = "some differences fall outside the range seen in calibration and void the bound"
+    return (
+        f"It is NOT PROVEN either way: on average the router is {_per_1000(abs(rival.mean_usd))} "
+        f"{relation} always-{rival.tier}, but {reason} {basis}."
+    )
+
+
+def _per_1000(usd_per_request: float) -> str:
+    return f"${1000 * usd_per_request:.3g} per 1,000 requests"
 
 
 def _finite(value: float) -> float | None:

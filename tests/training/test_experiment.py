@@ -19,7 +19,10 @@ import numpy as np
 import pytest
 
 from router.errors import CpsRouterError, InputError, MissingExtraError
+from router.tiers import Tier, TierSet
 from training.experiment import RunInfo, log_training, tracking_store
+from training.pipeline import train
+from training.table import OutcomeTable
 
 FINGERPRINT = "5f" * 32
 FLOOR_MENU = [
@@ -35,7 +38,7 @@ def arguments(artifact: Path) -> dict[str, Any]:
         "dataset_name": "outcomes.jsonl",
         "dataset_fingerprint": FINGERPRINT,
         "dataset_summary": {
-            "n_requests": 3609,
+            "n_requests": np.int64(3609),
             "success_rate.nano": 0.6,
             "cost_usd.nano": math.nan,
         },
@@ -297,3 +300,42 @@ def test_a_tracking_server_takes_runs_and_nothing_is_printed(
     info = log_training(**arguments(artifact))
     assert isinstance(info, RunInfo)
     assert info.ui_command.startswith(f"python -m webbrowser '{server}/#/experiments/")
+
+
+MARKER = "platypus-4711"
+
+
+@pytest.fixture
+def marked_table() -> OutcomeTable:
+    """Full feedback on two tiers; a word in every query that is found nowhere else."""
+    rng = np.random.default_rng(0)
+    n = 120
+    tiers = TierSet([Tier("small", "p", "model-s"), Tier("large", "p", "model-l")])
+    success = (rng.random((n, 2)) < (0.5, 0.9)).astype(float)
+    cost = np.full((n, 2), (0.001, 0.01))
+    queries = [f"{MARKER}: what is {i} times {i + 7}?" for i in range(n)]
+    return OutcomeTable.from_arrays(tiers, queries, success, cost)
+
+
+@pytest.mark.slow
+def test_a_training_run_leaves_no_query_text_in_the_store(
+    marked_table: OutcomeTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train(marked_table, tmp_path / "artifact", estimator="logistic")
+    assert result.run
+    (run,) = runs(f"sqlite:///{tmp_path}/mlflow.db")
+    assert run.info.run_id == result.run.run_id
+    assert run.data.tags["artifact_id"] == result.manifest["artifact_id"]
+    assert run.data.metrics
+    logged = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "manifest.json", "floor_menu.json"} <= {path.name for path in logged}
+    assert [path for path in logged if holds(path, MARKER)] == []
+    # The search itself finds text where there is some.
+    (tmp_path / "found.txt").write_text(f"... {MARKER} ...")
+    assert holds(tmp_path / "found.txt", MARKER)
+
+
+def holds(path: Path, text: str) -> bool:
+    content = path.read_bytes()
+    return any(text.encode(encoding) in content for encoding in ("utf-8", "utf-16-le", "utf-16-be"))

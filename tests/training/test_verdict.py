@@ -142,7 +142,7 @@ def test_the_sentence_says_it_loudly_with_level_and_rows(mean: float, loud: str)
     found = judge(["mid"], noise(mean, 1500), np.array([2.0]), 0.25, confidence=0.9)
     assert loud in found.sentence
     assert found.sentence.endswith(".")
-    for part in ("0.9 confidence", "1,500 requests", "$0.25", "always-mid"):
+    for part in ("90 % confidence", "1,500 requests", "$0.25", "always-mid"):
         assert part in found.sentence
 
 
