@@ -52,8 +52,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Expected success and dollars (n, T), and which queries (n,) are unlike the training ones."""
+    """Expected success and dollars (n, T), and which queries (n,) are unlike the training ones.
+
+    ``allowed`` (n, T) marks the tiers whose context window takes the query; None where all do.
+    """
 
     p_success: npt.NDArray[np.float64]
     cost_usd: npt.NDArray[np.float64]
     out_of_distribution: npt.NDArray[np.bool_]
+    allowed: npt.NDArray[np.bool_] | None = None

@@ -11,7 +11,7 @@ decision is made. A tier whose log has only dollars, or whose price nobody knows
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -64,10 +64,17 @@ class LinearScore(_Arrays):
         """Logits (n, T) from inputs (n, D)."""
         return x @ self.weight + self.bias
 
+    def scaled(self, slope: FloatArray, intercept: FloatArray) -> LinearScore:
+        """The member whose logits are ``slope * logit + intercept`` (T,)."""
+        return LinearScore(self.weight * slope, self.bias * slope + intercept)
+
 
 @dataclass(frozen=True, slots=True)
 class MlpScore(_Arrays):
-    """One hidden ReLU layer per tier: w1 (D, T * h), b1 (T * h,), w2 (T, h), b2 (T,)."""
+    """One hidden ReLU layer, all tiers' units side by side: w1 (D, h), b1 (h,), w2 (h, T), b2 (T,).
+
+    A tier has its own units; in ``w2`` the rows of the others' are 0.
+    """
 
     kind: ClassVar[str] = "mlp"
     w1: FloatArray
@@ -77,9 +84,11 @@ class MlpScore(_Arrays):
 
     def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
         """Logits (n, T) from inputs (n, D)."""
-        hidden = np.maximum(x @ self.w1 + self.b1, 0.0).reshape(len(x), *self.w2.shape)
-        out: FloatArray = np.einsum("nth,th->nt", hidden, self.w2) + self.b2
-        return out
+        return np.maximum(x @ self.w1 + self.b1, 0.0) @ self.w2 + self.b2
+
+    def scaled(self, slope: FloatArray, intercept: FloatArray) -> MlpScore:
+        """The member whose logits are ``slope * logit + intercept`` (T,)."""
+        return MlpScore(self.w1, self.b1, self.w2 * slope, self.b2 * slope + intercept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,53 +97,50 @@ class NeighbourScore(_Arrays):
 
     With d_j the squared distance to the j-th nearest reference, the weight is
     w_j = 1 - d_j / d_(k+1), which fades to nothing at the edge, so that predictions are continuous
-    in the query. With A, B the weighted means of ``count * success`` and ``count`` over the k + 1
-    references, p = (k A + shrinkage * prior) / (k B + shrinkage).
+    in the query. For unit vectors d = 2 - 2 s with s the cosine similarity, so that w_j is in
+    proportion to s_j - s_(k+1). With A, B the weighted means of successes and outcomes counted at
+    the references, p = (k A + shrinkage * prior) / (k B + shrinkage).
 
-    count_success and count are (m, T); prior, slope and intercept (T,). Logits are
-    slope * logit(p) + intercept.
+    counts (m, 2 T + 1) holds the successes, the outcomes and a 1, so that one product gives both
+    sums and the total weight; prior, slope and intercept are (T,).
+    Logits are slope * logit(p) + intercept.
     """
 
     kind: ClassVar[str] = "knn"
-    count_success: FloatArray
-    count: FloatArray
+    counts: FloatArray
     prior: FloatArray
     slope: FloatArray
     intercept: FloatArray
     n_neighbours: npt.NDArray[np.int64]
-    shrinkage: npt.NDArray[np.float64]
+    shrinkage: FloatArray
 
     def probability(self, similarity: Float32Array) -> FloatArray:
         """Uncalibrated P(success) (n, T) from cosine similarities (n, m) to the references."""
-        k = int(self.n_neighbours)
-        n_used = min(k + 1, similarity.shape[1])
-        nearest = np.argpartition(similarity, -n_used, axis=1)[:, -n_used:]
-        distance = 1.0 - np.take_along_axis(similarity, nearest, axis=1).astype(np.float64)
-        weights = edge_weights(distance)
-        weights /= weights.sum(axis=1, keepdims=True)
-        successes = np.einsum("nk,nkt->nt", weights, self.count_success[nearest])
-        counts = np.einsum("nk,nkt->nt", weights, self.count[nearest])
-        shrunk: FloatArray = (k * successes + self.shrinkage * self.prior) / (
-            k * counts + self.shrinkage
+        k, n_tiers = int(self.n_neighbours), len(self.prior)
+        edge_rank = max(similarity.shape[1] - k - 1, 0)
+        edge = np.partition(similarity, edge_rank, axis=1)[:, edge_rank : edge_rank + 1]
+        weights = np.maximum(similarity - edge, 0.0).astype(np.float64)
+        sums = weights @ self.counts
+        total = sums[:, -1:]
+        if not total.all():
+            # All of the nearest are equally far: they count alike.
+            sums = np.where(total > 0, weights, similarity >= edge) @ self.counts
+            total = sums[:, -1:]
+        # (k A + shrinkage * prior) / (k B + shrinkage), with total / k taken out of both.
+        pseudo = total * (float(self.shrinkage) / k)
+        shrunk: FloatArray = (sums[:, :n_tiers] + pseudo * self.prior) / (
+            sums[:, n_tiers:-1] + pseudo
         )
         return shrunk
 
     def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
         """Logits (n, T) from similarities (n, m)."""
-        p = np.clip(self.probability(similarity), 1e-6, 1.0 - 1e-6)
+        p = self.probability(similarity)  # inside (0, 1): the prior is, and shrinkage is above 0
         return self.slope * np.log(p / (1.0 - p)) + self.intercept
 
-
-def edge_weights(squared_distance: FloatArray) -> FloatArray:
-    """Weights 1 - d / max(d) along the last axis; all ones where every distance is the same.
-
-    >>> edge_weights(np.array([[0.0, 1.0, 2.0]])).tolist()
-    [[1.0, 0.5, 0.0]]
-    """
-    edge = squared_distance.max(axis=-1, keepdims=True)
-    weights = 1.0 - squared_distance / np.where(edge > 0, edge, 1.0)
-    weights = np.clip(weights, 0.0, 1.0)
-    return np.where(weights.sum(axis=-1, keepdims=True) > 0, weights, 1.0)
+    def scaled(self, slope: FloatArray, intercept: FloatArray) -> NeighbourScore:
+        """The member whose logits are ``slope * logit + intercept`` (T,)."""
+        return replace(self, slope=self.slope * slope, intercept=self.intercept * slope + intercept)
 
 
 Member = LinearScore | MlpScore | NeighbourScore
@@ -143,25 +149,23 @@ _MEMBERS: dict[str, type[Member]] = {c.kind: c for c in (LinearScore, MlpScore, 
 
 @dataclass(frozen=True, slots=True)
 class SuccessEstimator:
-    """P(success) (n, T): the mean of the members' logits, calibrated by Platt's sigmoid.
+    """P(success) (n, T): the sigmoid of the sum of the members' logits.
 
-    slope and intercept (T,) belong to the mean; each member carries its own calibration.
+    Calibration, and the share that each member has in a mean, are folded into the members.
     """
 
     members: tuple[Member, ...]
-    slope: FloatArray
-    intercept: FloatArray
 
     def predict(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
         """Calibrated P(success), shape (n, T), from inputs (n, D) and similarities (n, m)."""
         score = self.members[0].score(x, similarity)
         for member in self.members[1:]:
-            score = score + member.score(x, similarity)
-        return sigmoid(self.slope * (score / len(self.members)) + self.intercept)
+            score += member.score(x, similarity)
+        return sigmoid(score)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays by name for the artifact."""
-        arrays = {"success.slope": self.slope, "success.intercept": self.intercept}
+        arrays: dict[str, npt.NDArray[Any]] = {}
         for member in self.members:
             arrays.update(member.to_arrays(f"success.{member.kind}"))
         return arrays
@@ -177,8 +181,7 @@ class SuccessEstimator:
                 f"expected estimators among {sorted(_MEMBERS)}, got {kinds}: "
                 "the artifact needs a newer cps-router."
             )
-        members = tuple(_MEMBERS[kind].from_arrays(f"success.{kind}", arrays) for kind in kinds)
-        return cls(members, arrays["success.slope"], arrays["success.intercept"])
+        return cls(tuple(_MEMBERS[kind].from_arrays(f"success.{kind}", arrays) for kind in kinds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +217,7 @@ class CostEstimator:
     """E[cost in USD] (n, T) from token heads and prices, or from a dollar head.
 
     input_usd_per_mtok and output_usd_per_mtok (T,) are NaN for tiers that use the dollar head.
+    ``by_tokens`` (T,) are the tiers whose cost is tokens times price.
     """
 
     input_tokens: LogLinearHead
@@ -221,16 +225,12 @@ class CostEstimator:
     usd: LogLinearHead
     input_usd_per_mtok: FloatArray
     output_usd_per_mtok: FloatArray
+    by_tokens: npt.NDArray[np.bool_] = field(init=False)
 
-    @property
-    def by_tokens(self) -> npt.NDArray[np.bool_]:
-        """Tiers (T,) whose cost is tokens times price."""
-        return (
-            np.isfinite(self.input_usd_per_mtok)
-            & np.isfinite(self.output_usd_per_mtok)
-            & self.input_tokens.fitted
-            & self.output_tokens.fitted
-        )
+    def __post_init__(self) -> None:
+        priced = np.isfinite(self.input_usd_per_mtok) & np.isfinite(self.output_usd_per_mtok)
+        by_tokens = priced & self.input_tokens.fitted & self.output_tokens.fitted
+        object.__setattr__(self, "by_tokens", by_tokens)
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -242,13 +242,14 @@ class CostEstimator:
         by_tokens = self.by_tokens
         if not by_tokens.any():
             return self.usd.predict(x)
-        tokens = (
-            self.input_tokens.predict(x) * self.input_usd_per_mtok
-            + self.output_tokens.predict(x) * self.output_usd_per_mtok
+        tokens = self.dollars(self.input_tokens.predict(x), self.output_tokens.predict(x))
+        return tokens if by_tokens.all() else np.where(by_tokens, tokens, self.usd.predict(x))
+
+    def dollars(self, input_tokens: FloatArray, output_tokens: FloatArray) -> FloatArray:
+        """Tokens (n, T) times price; NaN for tiers that do not go by tokens."""
+        return (
+            input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok
         ) * 1e-6
-        if by_tokens.all():
-            return tokens
-        return np.where(by_tokens, tokens, self.usd.predict(x))
 
     def priced(self, input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray) -> Self:
         """The same heads at other prices."""

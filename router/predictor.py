@@ -39,13 +39,13 @@ class Predictor:
     references: Float32Array
     min_similarity: float
 
-    def predict_one(self, query: str) -> tuple[FloatArray, FloatArray, bool]:
-        """(P(success) (1, T), E[cost] (1, T), out of distribution?) of one query."""
+    def predict_one(self, query: str) -> tuple[list[float], list[float], bool]:
+        """(P(success) of T tiers, their E[cost], out of distribution?) of one query."""
         embedding = self.embedder.embed_one(query)
-        x = np.concatenate((embedding, query_features(query)))[None].astype(np.float64)
-        similarity = np.dot(self.references, embedding)[None]
-        unknown = bool(similarity.max() < self.min_similarity)
-        return self.success.predict(x, similarity), self.cost.predict(x), unknown
+        x = np.concatenate((embedding, query_features(query)), dtype=np.float64)[None]
+        similarity = self.references.dot(embedding)[None]
+        p, cost = self.success.predict(x, similarity), self.cost.predict(x)
+        return p[0].tolist(), cost[0].tolist(), bool(similarity.max() < self.min_similarity)
 
     def predict(self, queries: Sequence[str]) -> Predictions:
         """Predictions of many queries."""

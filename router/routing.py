@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Router:
         self.safe_tier = policy.safe_tier
         self._arrays = artifact.arrays
         self._names = tiers.names
+        self._models = tuple(tier.model for tier in tiers)
         self._certified = certificate is not None and certificate.certified
         self._limited = any(tier.context_window_tokens is not None for tier in tiers)
 
@@ -156,13 +158,10 @@ class Router:
             RoutingError: no tier is left.
             InputError: the query is no text, or a tier's name is unknown.
         """
-        if not isinstance(query, str):
-            raise InputError(
-                f"expected the query as text, got {type(query).__name__}: pass a string."
-            )
+        self._check(query)
         p, cost, unknown = self.predictor.predict_one(query)
         if pin is not None:
-            return self._decision(self.tiers.index(pin), p[0], cost[0], 1.0, "pinned", request_id)
+            return self._decision(self.tiers.index(pin), p, cost, 1.0, "pinned", request_id)
         allowed = self._allowed(query, exclude, context_tokens, needs)
         return self._decide(p, cost, unknown, allowed, query, request_id)
 
@@ -180,56 +179,62 @@ class Router:
         if not len(queries):
             return []
         predicted = self.predictor.predict(queries)
-        dist = self.action_dist(predicted)
-        certain = dist.max(axis=1) == 1.0
-        choice = dist.argmax(axis=1)
-        p_rows, cost_rows = predicted.p_success.tolist(), predicted.cost_usd.tolist()
-        unknown = predicted.out_of_distribution.tolist()
-        decisions = []
-        for i, (query, request_id) in enumerate(zip(queries, request_ids, strict=True)):
-            if self._limited or not certain[i]:
-                allowed = self._allowed(query, (), None, ())
-                row = slice(i, i + 1)
-                decisions.append(
-                    self._decide(
-                        predicted.p_success[row],
-                        predicted.cost_usd[row],
-                        unknown[i],
-                        allowed,
-                        query,
-                        request_id,
-                    )
-                )
-                continue
-            reason: Reason = "out-of-distribution" if unknown[i] else "policy"
-            decisions.append(
-                self._decision(int(choice[i]), p_rows[i], cost_rows[i], 1.0, reason, request_id)
-            )
-        return decisions
+        rows = zip(
+            predicted.p_success.tolist(),
+            predicted.cost_usd.tolist(),
+            predicted.out_of_distribution.tolist(),
+            queries,
+            request_ids,
+            strict=True,
+        )
+        return [
+            self._decide(p, cost, unknown, self._allowed(query), query, request_id)
+            for p, cost, unknown, query, request_id in rows
+        ]
 
-    def plan(self, query: str, *, success_value_usd: float | None = None) -> list[str]:
+    def plan(
+        self,
+        query: str,
+        *,
+        success_value_usd: float | None = None,
+        exclude: Iterable[str] = (),
+        context_tokens: int | None = None,
+        needs: Iterable[str] = (),
+    ) -> list[str]:
         """Tiers to try in order until one succeeds, as far as one more try is worth its cost.
 
         For callers that can tell a failed answer from a good one. ``success_value_usd`` is what a
         success is worth; by default the exchange rate of the policy. Tries count as independent.
+        A query out of distribution starts at the safe tier. The other arguments, and what is
+        raised, are those of ``route``.
         """
+        self._check(query)
         p, cost, unknown = self.predictor.predict_one(query)
         value = self.policy.success_value_usd if success_value_usd is None else success_value_usd
-        order = escalation_order(p[0], cost[0], value)
-        if unknown and self.safe_tier in order:
-            order = order[order.index(self.safe_tier) :]
-        elif unknown:
-            order = [self.safe_tier]
-        return [self._names[tier] for tier in order]
+        allowed = self._allowed(query, exclude, context_tokens, needs)
+        usable = [t for t in range(len(p)) if allowed is None or allowed[t]]
+        if unknown and self.safe_tier in usable:
+            usable = [self.safe_tier]
+        order = escalation_order([p[t] for t in usable], [cost[t] for t in usable], value)
+        return [self._names[usable[index]] for index in order]
 
     def predict(self, queries: Sequence[str]) -> Predictions:
         """Expected success and cost of every tier for every query."""
-        return self.predictor.predict(queries)
+        predicted = self.predictor.predict(queries)
+        if not self._limited:
+            return predicted
+        every = [True] * len(self.tiers)
+        return replace(
+            predicted, allowed=np.array([self._allowed(query) or every for query in queries])
+        )
 
     def action_dist(self, predictions: Predictions) -> FloatArray:
         """Probability of every tier (n, T) under the policy and the out-of-distribution rule."""
         return self.policy.action_dist(
-            predictions.p_success, predictions.cost_usd, predictions.out_of_distribution
+            predictions.p_success,
+            predictions.cost_usd,
+            predictions.out_of_distribution,
+            predictions.allowed,
         )
 
     @property
@@ -250,74 +255,80 @@ class Router:
         """Sorted hashes of the normalised queries that the artifact was made from."""
         return self._arrays["training.query_hashes"]
 
+    def _check(self, query: object) -> None:
+        if not isinstance(query, str):
+            raise InputError(
+                f"expected the query as text, got {type(query).__name__}: pass a string."
+            )
+
     def _allowed(
         self,
         query: str,
-        exclude: Iterable[str],
-        context_tokens: int | None,
-        needs: Iterable[str],
-    ) -> npt.NDArray[np.bool_] | None:
-        """Tiers (1, T) that can take the request; None where all can."""
+        exclude: Iterable[str] = (),
+        context_tokens: int | None = None,
+        needs: Iterable[str] = (),
+    ) -> list[bool] | None:
+        """Which of the T tiers can take the request; None where all can."""
         if not (exclude or needs or self._limited):
             return None
         excluded = {self.tiers.index(name) for name in exclude}
         needed = frozenset(needs)
         if context_tokens is None:
             context_tokens = len(query) // _CHARACTERS_PER_TOKEN
-        allowed = np.array(
-            [
-                [
-                    index not in excluded
-                    and needed <= tier.features
-                    and context_tokens <= (tier.context_window_tokens or context_tokens)
-                    for index, tier in enumerate(self.tiers)
-                ]
-            ]
-        )
-        if not allowed.any():
+        allowed = [
+            index not in excluded
+            and needed <= tier.features
+            and context_tokens <= (tier.context_window_tokens or context_tokens)
+            for index, tier in enumerate(self.tiers)
+        ]
+        if not any(allowed):
             raise RoutingError(
                 f"expected a tier for a request of about {context_tokens} tokens"
                 f"{' with ' + ', '.join(sorted(needed)) if needed else ''}"
                 f"{' without ' + ', '.join(sorted(exclude)) if excluded else ''}, got none of "
                 f"{', '.join(self._names)}: shorten the request, or allow another tier."
             )
-        return None if allowed.all() else allowed
+        return None if all(allowed) else allowed
 
     def _decide(
         self,
-        p: FloatArray,
-        cost: FloatArray,
+        p: list[float],
+        cost: list[float],
         unknown: bool,
-        allowed: npt.NDArray[np.bool_] | None,
+        allowed: list[bool] | None,
         query: str,
         request_id: str | None,
     ) -> Decision:
-        flags = np.array([unknown])
-        wanted = self.policy.action_dist(p, cost, flags)[0]
-        dist = wanted if allowed is None else self.policy.action_dist(p, cost, flags, allowed)[0]
-        tier = int(dist.argmax())
-        if dist[tier] < 1.0:
-            # Deterministic per request: a replay draws the same tier.
-            tier = int(np.searchsorted(dist.cumsum(), _coin(self.artifact_id, request_id, query)))
-        # Any change of the distribution breaks what was certified, even if this draw is the same.
-        kept = allowed is None or bool((dist == wanted).all())
-        reason: Reason = "fallback" if not kept else "out-of-distribution" if unknown else "policy"
-        return self._decision(tier, p[0], cost[0], float(dist[tier]), reason, request_id)
+        reason: Reason = "out-of-distribution" if unknown else "policy"
+        tier = self.policy.certain_tier(p, cost, unknown)
+        if tier is not None and (allowed is None or allowed[tier]):
+            return self._decision(tier, p, cost, 1.0, reason, request_id)
+        row = np.array([p]), np.array([cost]), np.array([unknown])
+        dist = self.policy.action_dist(*row)[0]
+        if allowed is not None:
+            free = self.policy.action_dist(*row, np.array([allowed]))[0]
+            # Any change of the distribution breaks what was certified, whatever the coin says.
+            if (free != dist).any():
+                reason, dist = "fallback", free
+        # Deterministic per request: a replay draws the same tier.
+        coin = _coin(self.artifact_id, request_id, query)
+        tier = min(int(np.searchsorted(dist.cumsum(), coin, side="right")), len(dist) - 1)
+        return self._decision(tier, p, cost, float(dist[tier]), reason, request_id)
 
     def _decision(
         self,
         tier: int,
-        p: Any,
-        cost: Any,
+        p: list[float],
+        cost: list[float],
         propensity: float,
         reason: Reason,
         request_id: str | None,
     ) -> Decision:
         return Decision(
             self._names[tier],
-            self.tiers[tier].model,
-            dict(zip(self._names, map(float, p), strict=True)),
-            dict(zip(self._names, map(float, cost), strict=True)),
+            self._models[tier],
+            dict(zip(self._names, p, strict=True)),
+            dict(zip(self._names, cost, strict=True)),
             propensity,
             reason,
             self.artifact_id,

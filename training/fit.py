@@ -81,7 +81,11 @@ def fit_success(
         if len(parts) > 1:
             slope, intercept = _platt(score, success, observed)
         p = sigmoid(slope * score + intercept)
-        estimator = SuccessEstimator(tuple(member for member, _ in parts), slope, intercept)
+        # Each member carries its share of the mean and of the mean's calibration.
+        share = 1.0 / len(parts)
+        estimator = SuccessEstimator(
+            tuple(member.scaled(slope * share, intercept * share) for member, _ in parts)
+        )
         fitted[family] = Fitted(family, estimator, p, log_loss(p, success, observed))
     return fitted
 
@@ -98,10 +102,8 @@ def _fit_member(
             part = neighbours(data.embedding[inside], fold_refs, success[inside], observed[inside])
             held_out[outside] = part.score(data.x[outside], data.embedding[outside] @ fold_refs.T)
         slope, intercept = _platt(held_out, success, observed)
-        return (
-            neighbours(data.embedding, refs.all, success, observed, slope, intercept),
-            slope * held_out + intercept,
-        )
+        member = neighbours(data.embedding, refs.all, success, observed)
+        return member.scaled(slope, intercept), slope * held_out + intercept
     fit_one = _fit_logistic if kind == "logistic" else _fit_mlp
     options = LOGISTIC_STRENGTHS if kind == "logistic" else MLP_PENALTIES
     scale = Scale.of(data.x)
@@ -128,8 +130,8 @@ def _fit_member(
         fit_one(z, success[:, t], observed[:, t], option, data.seed)
         for t in range(success.shape[1])
     ]
-    compile_ = compile_logistic if kind == "logistic" else compile_mlp
-    return compile_(models, scale, *calibration), held_out
+    compiled = compile_logistic(models, scale) if kind == "logistic" else compile_mlp(models, scale)
+    return compiled.scaled(*calibration), held_out
 
 
 def _as_classes(
@@ -189,38 +191,30 @@ def decision(model: Any, z: FloatArray) -> FloatArray:
     return logit
 
 
-def compile_logistic(
-    models: list[Any], scale: Scale, slope: FloatArray, intercept: FloatArray
-) -> LinearScore:
-    """One weight matrix on raw inputs, with standardisation and calibration folded in."""
+def compile_logistic(models: list[Any], scale: Scale) -> LinearScore:
+    """One weight matrix on raw inputs, with standardisation folded in."""
     n_inputs = len(scale.centre)
     weight = np.column_stack(
         [np.zeros(n_inputs) if isinstance(m, float) else m.coef_[0] for m in models]
     )
     bias = np.array([m if isinstance(m, float) else m.intercept_[0] for m in models])
     weight, bias = scale.fold(weight, bias)
-    return LinearScore(weight * slope, bias * slope + intercept)
+    return LinearScore(weight, bias)
 
 
-def compile_mlp(
-    models: list[Any], scale: Scale, slope: FloatArray, intercept: FloatArray
-) -> MlpScore:
-    """All tiers' hidden layers side by side, with standardisation and calibration folded in."""
-    n_inputs = len(scale.centre)
-    w1, b1, w2, b2 = [], [], [], []
-    for model in models:
+def compile_mlp(models: list[Any], scale: Scale) -> MlpScore:
+    """All tiers' hidden layers side by side, with standardisation folded in."""
+    n_inputs, n_tiers = len(scale.centre), len(models)
+    w1, b1 = np.zeros((n_inputs, n_tiers, MLP_HIDDEN)), np.zeros((n_tiers, MLP_HIDDEN))
+    w2, b2 = np.zeros((n_tiers, MLP_HIDDEN, n_tiers)), np.zeros(n_tiers)
+    for tier, model in enumerate(models):
         if isinstance(model, float):
-            w1.append(np.zeros((n_inputs, MLP_HIDDEN)))
-            b1.append(np.zeros(MLP_HIDDEN))
-            w2.append(np.zeros(MLP_HIDDEN))
-            b2.append(model)
-        else:
-            w1.append(model.coefs_[0])
-            b1.append(model.intercepts_[0])
-            w2.append(model.coefs_[1][:, 0])
-            b2.append(float(model.intercepts_[1][0]))
-    weight, bias = scale.fold(np.hstack(w1), np.concatenate(b1))
-    return MlpScore(weight, bias, np.array(w2) * slope[:, None], np.array(b2) * slope + intercept)
+            b2[tier] = model
+            continue
+        w1[:, tier], w2[tier, :, tier] = model.coefs_[0], model.coefs_[1][:, 0]
+        b1[tier], b2[tier] = model.intercepts_[0], model.intercepts_[1][0]
+    weight, bias = scale.fold(w1.reshape(n_inputs, -1), b1.ravel())
+    return MlpScore(weight, bias, w2.reshape(-1, n_tiers), b2)
 
 
 def _platt(

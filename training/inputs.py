@@ -36,6 +36,7 @@ class Scale:
         return cls(x.mean(axis=0), np.where(spread > 1e-9, spread, 1.0))
 
     def __call__(self, x: FloatArray) -> FloatArray:
+        """Standardised inputs (n, D)."""
         return (x - self.centre) / self.spread
 
     def fold(self, weight: FloatArray, bias: FloatArray) -> tuple[FloatArray, FloatArray]:

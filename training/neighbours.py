@@ -1,4 +1,4 @@
-"""References: the training queries, or centroids of them, that k-NN asks and novelty is judged by."""
+"""References: training queries, or centroids of them, for k-NN and for judging novelty."""
 
 from __future__ import annotations
 
@@ -84,29 +84,26 @@ def neighbours(
     refs: Float32Array,
     success: FloatArray,
     observed: BoolArray,
-    slope: FloatArray | None = None,
-    intercept: FloatArray | None = None,
 ) -> NeighbourScore:
     """Each row's outcomes counted at its nearest reference."""
     n_tiers = success.shape[1]
     home = np.concatenate(
         [(embedding[i : i + 8192] @ refs.T).argmax(axis=1) for i in range(0, len(embedding), 8192)]
     )
-    count, count_success = np.zeros((len(refs), n_tiers)), np.zeros((len(refs), n_tiers))
+    counts = np.zeros((len(refs), 2 * n_tiers + 1))
     known = np.where(observed, success, 0.0)
-    np.add.at(count, home, observed.astype(float))
-    np.add.at(count_success, home, known)
+    np.add.at(counts[:, :-1], home, np.hstack((known, observed)))
+    counts[:, -1] = 1.0
     total = observed.sum(axis=0)
     prior = (known.sum(axis=0) + 0.5) / (total + 1.0)
     # About as many queries are asked whether references stand for one or for many of them.
     k = max(5, min(N_NEIGHBOURS, round(N_NEIGHBOURS * len(refs) / max(len(embedding), 1))))
     k = min(k, max(len(refs) - 1, 1))
     return NeighbourScore(
-        count_success,
-        count,
+        counts,
         prior,
-        np.ones(n_tiers) if slope is None else slope,
-        np.zeros(n_tiers) if intercept is None else intercept,
-        np.int64(k),  # type: ignore[arg-type]
-        np.float64(NEIGHBOUR_SHRINKAGE),  # type: ignore[arg-type]
+        np.ones(n_tiers),
+        np.zeros(n_tiers),
+        np.array(k),
+        np.array(NEIGHBOUR_SHRINKAGE),
     )

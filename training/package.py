@@ -1,4 +1,4 @@
-"""Package a trained router: manifest, arrays, embedder, and a model card filled from the manifest."""
+"""Package a trained router: manifest, arrays, embedder, model card."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _calibration_arrays(
 
 
 def fingerprint(table: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> str:
-    """SHA-256 of what was learned from: hashed queries, successes and costs, whatever their order."""
+    """SHA-256 of what was learned from: hashed queries, successes and costs, in any order."""
     columns = np.column_stack(
         [hashes.view(np.float64), table.success, table.cost_usd, table.output_tokens]
     )
@@ -195,8 +195,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"# Router {manifest['artifact_id']}",
         "",
-        f"Made by cps-router {manifest['cps_router']} on {manifest['created']}. "
-        "This page is written from `manifest.json`; do not edit it.",
+        f"Made by cps-router {manifest['cps_router']} on {manifest['created']}, from its manifest.",
         "",
         f"- **Objective**: {manifest['objective']}",
         f"- **Policy**: {manifest['policy']['description']}",
@@ -206,8 +205,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         + (" (synthetic)" if training["synthetic"] else "")
         + f", {training['n_fitting']:,} fitting and {training['n_calibration']:,} calibration "
         f"requests, fingerprint {training['fingerprint'][:16]}",
-        "- **Holds**: estimators, predictions and outcomes of the calibration requests, hashes of "
-        "the training queries; no query text",
+        "- **Holds**: estimators, calibration outcomes, hashes of training queries; no query text",
         "",
         "| tier | model | success on fitting rows | cost at decision time |",
         "|---|---|---|---|",

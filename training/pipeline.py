@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -44,6 +45,8 @@ SHARE_OUTSIDE = 0.001
 MIN_COMPLETE_REQUESTS = 30
 
 Progress = Callable[[str], None]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,20 @@ class TrainResult:
     run: experiment.RunInfo | None
 
 
-# One thread for linear algebra: these matrices are small, results then do not depend on the number
-# of cores, and a busy machine does not spend its time on threads waiting for each other.
-@threadpool_limits.wrap(limits=1)
+def _on_one_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Linear algebra on one thread: these matrices are small, results then do not depend on the
+    number of cores, and a busy machine does not spend its time on threads waiting for each other.
+    """
+
+    @wraps(function)
+    def limited(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with threadpool_limits(limits=1):
+            return function(*args, **kwargs)
+
+    return limited
+
+
+@_on_one_thread
 def train(
     table: OutcomeTable,
     out: str | Path,

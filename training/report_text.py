@@ -21,11 +21,15 @@ def training_text(result: TrainResult) -> str:
     manifest = result.manifest
     training, certificate = manifest["training"], manifest["certificate"]
     read = training["read"]
-    lines = [
+    rows = (
         f"{training['n_fitting']:,} requests fitted, {training['n_calibration']:,} for the "
         f"certificate, {training['n_test']:,} left for testing ({training['split']['source']} "
-        f"split); {read['n_bad']:,} bad rows, {read['n_not_a_tier']:,} rows of no tier.",
-        f"estimator: {manifest['estimator']['family']}; policy: {manifest['policy']['description']}",
+        f"split); {read['n_bad']:,} bad rows, {read['n_not_a_tier']:,} rows of no tier."
+    )
+    lines = [
+        rows,
+        f"estimator: {manifest['estimator']['family']}",
+        f"policy: {manifest['policy']['description']}",
         certificate["sentence"] if certificate else f"objective: {manifest['objective']}",
         "",
         menu_text(manifest["floor_menu"]),
