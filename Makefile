@@ -51,8 +51,13 @@ clean:  ## remove .venv, builds and caches (not mlflow.db, nor artifacts)
 define install
 	@echo "make: installing $(2); this is done once"
 	@$(PIP) install --quiet --editable '.[$(1)]' >$(LOG) 2>&1 || { \
-	  echo "make: the packages could not be installed: check that pip reaches a package index and that the disk has room, then run make again (pip's own words are in $(LOG))." >&2; \
-	  exit 1; }
+	  if grep -q 'No space left' $(LOG); then \
+	    echo "make: the disk is full: make room and run make again." >&2; \
+	  elif grep -qiE 'no matching distribution|could not find a version|connection|retries' $(LOG); then \
+	    echo "make: pip reached no package index that has the packages: check the network and pip's settings, then run make again (pip's own words are in $(LOG))." >&2; \
+	  else \
+	    echo "make: the packages could not be installed: read why in $(LOG), then run make again." >&2; \
+	  fi; exit 1; }
 endef
 
 $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/.created

@@ -95,10 +95,20 @@ def test_an_unreachable_index_is_one_sentence(checkout: Path) -> None:
     assert done.returncode == 2
     assert done.stdout.startswith("make: installing what the demo needs (")
     assert first_line(done.stderr) == (
-        "make: the packages could not be installed: check that pip reaches a package index and "
-        "that the disk has room, then run make again (pip's own words are in .venv/install.log)."
+        "make: pip reached no package index that has the packages: check the network and pip's "
+        "settings, then run make again (pip's own words are in .venv/install.log)."
     )
     assert (checkout / ".venv" / "install.log").stat().st_size > 0
+
+
+def test_another_failure_is_not_blamed_on_the_index(checkout: Path) -> None:
+    (checkout / "tools" / "python3").symlink_to(sys.executable)
+    (checkout / "pyproject.toml").write_text("this is not TOML")
+    done = make(checkout, "demo", PIP_NO_INDEX="1")
+    assert first_line(done.stderr) == (
+        "make: the packages could not be installed: read why in .venv/install.log, then run make "
+        "again."
+    )
 
 
 def test_help_lists_every_target(checkout: Path) -> None:

@@ -50,7 +50,7 @@ ROUTER_METHODS = {
     "Router.load": ["path", "key", "price_book"],
     "Router.route": ["query", "request_id", "pin", "exclude", "context_tokens", "needs"],
     "Router.route_many": ["queries", "request_ids"],
-    "Router.plan": ["query", "success_value_usd"],
+    "Router.plan": ["query", "success_value_usd", "exclude", "context_tokens", "needs"],
     "KeywordRouter.route": ["query", "request_id"],
 }
 

@@ -21,8 +21,8 @@ N_NEIGHBOURS = 40
 NEIGHBOUR_SHRINKAGE = 10.0
 # Up to here every query is a reference; above, centroids stand for them (latency: one matrix-vector
 # product per query over all references).
-MAX_REFERENCE_ROWS = 1000
-N_CENTROIDS = 512
+MAX_REFERENCE_ROWS = 512
+N_CENTROIDS = 256
 MAX_CLUSTERED_ROWS = 20_000
 CLUSTER_ITERATIONS = 12
 
