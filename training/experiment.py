@@ -18,7 +18,9 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -323,18 +325,18 @@ def _one_line(error: Exception, uri: str) -> str:
 def _ui_command(uri: str, experiment_id: str, run_id: str) -> str:
     """The command that shows the run.
 
-    >>> _ui_command("sqlite:////home/ana/mlflow.db", "1", "ab12")
-    'mlflow server --backend-store-uri sqlite:////home/ana/mlflow.db'
     >>> _ui_command("http://localhost:5000/", "1", "ab12")
     "python -m webbrowser 'http://localhost:5000/#/experiments/1/runs/ab12'"
     """
     if uri.startswith(("http://", "https://")):
         address = f"{_masked(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
         return f"python -m webbrowser {shlex.quote(address)}"
+    # Outside an activated environment the script mlflow is not found; its module is.
+    mlflow = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
     if uri.startswith(("sqlite:", "postgresql", "mysql", "mssql")):
         shown = shlex.quote(uri) if uri == _masked(uri) else '"$MLFLOW_TRACKING_URI"'
-        return f"mlflow server --backend-store-uri {shown}"
-    return f"mlflow runs describe --run-id {run_id}"
+        return f"{mlflow} server --backend-store-uri {shown}"
+    return f"{mlflow} runs describe --run-id {run_id}"
 
 
 @contextlib.contextmanager

@@ -27,7 +27,6 @@ from training.search import (
     Objective,
     Rows,
     choose_policy,
-    decision_value,
     floor_menu,
     pick_family,
 )
@@ -149,20 +148,17 @@ def train(
     floor = objective.floor(table.tiers, strongest)
     families = AUTO_FAMILIES if estimator == AUTO else (estimator,)
     fitted = fit_success(data, refs, fitting.success, fitting.observed, families, say)
-    values = {
-        family: decision_value(
-            objective,
-            floor,
-            Rows(
-                fitted[family].cross_fitted[complete],
-                costs.cross_fitted[complete],
-                fitting.success[complete],
-                fitting.cost_usd[complete],
-            ),
+    candidates = {
+        family: Rows(
+            fitted[family].cross_fitted[complete],
+            costs.cross_fitted[complete],
+            fitting.success[complete],
+            fitting.cost_usd[complete],
         )
         for family in families
     }
-    family = pick_family(values, {family: fitted[family].log_loss for family in families})
+    log_losses = {family: fitted[family].log_loss for family in families}
+    family, values = pick_family(objective, floor, candidates, log_losses, seed)
     predictor = Predictor(
         embed,
         fitted[family].estimator,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from router.certificate import Floor
-from router.cps import cost_per_success
 from router.errors import InputError
 from router.policy import (
     Policy,
@@ -25,16 +24,16 @@ from router.selection import CalibrationRows, Certificate, certify
 from router.tiers import TierSet
 
 FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
-
-_Name = TypeVar("_Name")
 
 STRONGEST = "strongest"
 DEFAULT_MARGIN = -0.05
 DEFAULT_CONFIDENCE = 0.95
 MENU_MARGINS = (-0.02, -0.05, -0.10)
-# Decision values this near each other (as a share) are told apart by log-loss, which is less noisy.
-_SAME = 0.03
+# How finely families are compared: policies swept, floors around the asked one, resamples, rows.
+_N_SWEPT = 128
+_FLOOR_SHIFTS = np.linspace(-0.01, 0.01, 9)
+_N_RESAMPLES = 200
+_MAX_ROWS_COMPARED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,61 +99,85 @@ class Rows:
     success: FloatArray
     realised_cost_usd: FloatArray
 
-    def played(self, tier: IntArray) -> tuple[float, float]:
-        """(success rate, mean cost) of choosing ``tier`` (n,)."""
+    def played(self, success_value_usd: float) -> tuple[FloatArray, FloatArray]:
+        """(success, cost) of every request (n,) when routed at this success value."""
+        tier = choose(self.p_success, self.cost_usd, success_value_usd)
         rows = np.arange(len(tier))
-        return (
-            float(self.success[rows, tier].mean()),
-            float(self.realised_cost_usd[rows, tier].mean()),
-        )
-
-    def swept(self, n_values: int = 256) -> tuple[FloatArray, FloatArray]:
-        """(success rate, mean cost) along the success values, the largest first."""
-        points = [
-            self.played(choose(self.p_success, self.cost_usd, float(value)))
-            for value in value_sweep(self.p_success, self.cost_usd, n_values)
-        ]
-        success, cost = np.array(points).T
-        return success, cost
+        return self.success[rows, tier], self.realised_cost_usd[rows, tier]
 
 
-def decision_value(objective: Objective, floor: Floor | None, rows: Rows) -> float:
-    """What the predictions are worth for the objective; lower is better.
+def decision_values(
+    objective: Objective, floor: Floor | None, rows: Rows, weights: FloatArray
+) -> FloatArray:
+    """What the predictions are worth for the objective, (B,) for B weightings (B, n) of the rows.
 
-    For a floor: the mean cost at which the swept policy reaches it, averaged over floors a point
-    below to a point above, since the cost at one point of a swept curve is mostly noise. Where the
-    sweep does not reach a floor, the strongest tier's cost counts.
+    Lower is better. For a floor: the mean cost at which the swept policy reaches it, averaged over
+    floors a point below to a point above, since the cost at one point of a swept curve is mostly
+    noise. Where the sweep does not reach a floor, the strongest tier's cost counts.
     """
     if floor is not None:
-        success, cost = rows.swept()
-        base = floor.rate if floor.relative_to is None else None
-        if base is None:
-            base = float(rows.success[:, floor.relative_to].mean()) + floor.margin
-        strongest = int(rows.success.mean(axis=0).argmax())
-        dearest = float(rows.realised_cost_usd[:, strongest].mean())
-        reached = [success >= base + shift for shift in np.linspace(-0.01, 0.01, 9)]
-        return float(np.mean([cost[r].min() if r.any() else dearest for r in reached]))
+        played = [
+            rows.played(float(value))
+            for value in value_sweep(rows.p_success, rows.cost_usd, _N_SWEPT)
+        ]
+        success = weights @ np.column_stack([s for s, _ in played])
+        cost = weights @ np.column_stack([c for _, c in played])
+        tier_success, tier_cost = weights @ rows.success, weights @ rows.realised_cost_usd
+        base = np.full(len(weights), floor.rate or 0.0)
+        if floor.relative_to is not None:
+            base = tier_success[:, floor.relative_to] + floor.margin
+        dearest = tier_cost[np.arange(len(weights)), tier_success.argmax(axis=1)]
+        reached = [
+            np.minimum(
+                np.where(success >= (base + shift)[:, None], cost, np.inf).min(axis=1), dearest
+            )
+            for shift in _FLOOR_SHIFTS
+        ]
+        return np.asarray(np.mean(reached, axis=0))
     if objective.kind == "value":
-        tier = choose(rows.p_success, rows.cost_usd, objective.amount_usd)
-        success_rate, mean_cost = rows.played(tier)
-        return mean_cost - objective.amount_usd * success_rate
+        s, c = rows.played(objective.amount_usd)
+        return weights @ (c - objective.amount_usd * s)
     if objective.kind == "budget":
         value = value_for_budget(rows.p_success, rows.cost_usd, objective.amount_usd)
-        return -rows.played(choose(rows.p_success, rows.cost_usd, value))[0]
-    value = min_cps_value(rows.p_success, rows.cost_usd)
-    success_rate, mean_cost = rows.played(choose(rows.p_success, rows.cost_usd, value))
-    return cost_per_success(mean_cost, success_rate)
+        return -(weights @ rows.played(value)[0])
+    s, c = rows.played(min_cps_value(rows.p_success, rows.cost_usd))
+    return (weights @ c) / np.maximum(weights @ s, 1e-12)
 
 
-def pick_family(values: Mapping[_Name, float], log_losses: Mapping[_Name, float]) -> _Name:
-    """The family of least decision value; among those it cannot tell apart, of least log-loss.
+def pick_family(
+    objective: Objective,
+    floor: Floor | None,
+    candidates: Mapping[str, Rows],
+    log_losses: Mapping[str, float],
+    seed: int,
+) -> tuple[str, dict[str, float]]:
+    """The family of least decision value, and all values.
 
-    >>> pick_family({"a": 1.00, "b": 1.01, "c": 2.0}, {"a": 0.5, "b": 0.4, "c": 0.1})
-    'b'
+    Families within one standard error of the least (of the paired difference, by bootstrap) cannot
+    be told apart by it; among them the one of least log-loss is taken, which is less noisy.
     """
-    least = min(values.values())
-    close = [name for name, value in values.items() if value <= least + _SAME * abs(least)]
-    return min(close, key=lambda name: log_losses[name])
+    n = len(next(iter(candidates.values())).success)
+    rng = np.random.default_rng(seed)
+    used = np.sort(rng.choice(n, min(n, _MAX_ROWS_COMPARED), replace=False))
+    resamples = rng.multinomial(len(used), np.full(len(used), 1 / len(used)), _N_RESAMPLES)
+    weights = np.vstack([np.ones(len(used)), resamples]) / len(used)
+    values = {
+        name: decision_values(
+            objective,
+            floor,
+            Rows(*(getattr(rows, field.name)[used] for field in fields(Rows))),
+            weights,
+        )
+        for name, rows in candidates.items()
+    }
+    least = min(values.values(), key=lambda value: float(value[0]))
+    close = [
+        name
+        for name, value in values.items()
+        if value[0] - least[0] <= float((value[1:] - least[1:]).std())
+    ]
+    best = min(close, key=lambda name: log_losses[name])
+    return best, {name: float(value[0]) for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)

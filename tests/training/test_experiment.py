@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def test_everything_logged_is_read_back(
 
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     assert info.tracking_uri == uri
-    assert info.ui_command == f"mlflow server --backend-store-uri '{uri}'"
+    assert info.ui_command.endswith(f"mlflow server --backend-store-uri '{uri}'")
     # The store is found again from another folder, with the artifacts beside the database.
     monkeypatch.chdir(tmp_path)
     (run,) = runs(uri)
@@ -137,6 +138,18 @@ def test_more_parameters_than_one_call_takes_and_long_or_clashing_ones(artifact:
     assert run.data.params["long"].endswith("...")
     assert (run.data.params["a_b"], run.data.params["a_b_2"]) == ("1", "2")
     assert len(run.data.metrics) == 1200
+
+
+@pytest.mark.parametrize("activated", [True, False])
+def test_the_command_that_shows_runs_can_be_pasted(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, activated: bool
+) -> None:
+    folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", str(folder if activated else artifact))
+    command = shlex.split(log_training(**arguments(artifact)).ui_command.split(" server ")[0])
+    assert command == (["mlflow"] if activated else [sys.executable, "-m", "mlflow"])
+    shown = subprocess.run([*command, "--version"], capture_output=True, check=True)
+    assert b"version 3." in shown.stdout
 
 
 def test_text_in_the_summary_is_refused_before_anything_is_stored(
