@@ -142,12 +142,22 @@ class Floor:
         difference = policy_success - tier_success[:, self.relative_to]
         return (difference + 1.0) / 2.0, (1.0 + self.margin) / 2.0
 
-    def passes(self, policy_success: FloatArray, tier_success: FloatArray, delta: float) -> bool:
-        """Is the floor certified for this policy at level ``delta``?"""
+    def passes(
+        self,
+        policy_success: FloatArray,
+        tier_success: FloatArray,
+        delta: float,
+        *,
+        randomised: bool = False,
+    ) -> bool:
+        """Is the floor certified for this policy at level ``delta``?
+
+        A ``randomised`` policy has fractional expected success, whatever these rows happen to show.
+        """
         x, mean = self.terms(policy_success, tier_success)
         if len(x) == 0:
             return False
-        if self.relative_to is None and is_binary(x):
+        if self.relative_to is None and not randomised and is_binary(x):
             return binomial_tail_p(int(x.sum()), len(x), mean) <= delta
         return mean_exceeds(x, mean, delta)
 

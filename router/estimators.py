@@ -280,3 +280,30 @@ class CostEstimator:
             input_usd_per_mtok,
             output_usd_per_mtok,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TierMeans:
+    """Mean expected tokens and dollars of every tier (T,) on the fitting rows, NaN where unknown.
+
+    Prices being linear, they give the tiers' mean cost at any price.
+    """
+
+    input_tokens: FloatArray
+    output_tokens: FloatArray
+    usd: FloatArray
+
+    def dollars(self, cost: CostEstimator) -> FloatArray:
+        """Mean expected dollars (T,) at the prices of ``cost``."""
+        by_tokens = cost.dollars(self.input_tokens, self.output_tokens)
+        out: FloatArray = np.where(cost.by_tokens, by_tokens, self.usd)
+        return out
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """JSON form, with NaN still in it."""
+        return {f.name: getattr(self, f.name).tolist() for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, list[float | None]]) -> TierMeans:
+        """Back from the manifest, where NaN is null."""
+        return cls(**{f.name: np.array(data[f.name], dtype=float) for f in fields(cls)})

@@ -23,6 +23,7 @@ from router.certificate import Floor
 from router.decision import Decision, Predictions, Reason
 from router.embedding import Embedder, SentenceTransformerEmbedder, StaticEmbedder
 from router.errors import ArtifactError, InputError, PriceError, RoutingError
+from router.estimators import TierMeans
 from router.policy import Policy, escalation_order
 from router.predictor import Predictor
 from router.prices import PriceBook
@@ -118,13 +119,15 @@ class Router:
         predictor = self.predictor.priced(input_usd_per_mtok, output_usd_per_mtok)
         policy, certificate = self.policy, self.certificate
         if certificate is not None:
+            training = self.manifest["training"]
             rows = self.calibration.repriced(
                 _calibration_cost(self._arrays, input_usd_per_mtok, output_usd_per_mtok)
             )
             policy, certificate = certify(
                 rows,
                 Floor(certificate.rate, certificate.margin, certificate.relative_to),
-                tier_success=np.asarray(self.manifest["training"]["tier_success"], dtype=float),
+                tier_success=np.asarray(training["tier_success"], dtype=float),
+                tier_cost_usd=TierMeans.from_dict(training["tier_means"]).dollars(predictor.cost),
                 names=self._names,
                 safe_tier=policy.safe_tier,
                 strongest=policy.strongest,

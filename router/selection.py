@@ -1,13 +1,13 @@
 """Candidates and their certificate: from calibration rows to the policy that is served.
 
 The same function runs at the end of training and, on the calibration matrix that the artifact
-carries, whenever a price has changed: candidates depend on predictions and prices only, never on
-the calibration rows' outcomes, so the test is valid both times.
+carries, whenever a price has changed. Candidates are fixed before any calibration row is looked at
+(a grid of success values that never changes, and mixes from means of the fitting rows), so the test
+is valid both times.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from router.certificate import Floor
-from router.policy import Policy, cheapest_mix, min_cps_value, mix_hull, value_sweep
+from router.cps import cost_per_success
+from router.policy import Policy, cheapest_mix, mix_hull
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -27,6 +28,11 @@ ROUTER_CHAIN_SHARE = 0.75
 MIX_CHAIN_SHARE = 0.25
 # Mixes of neighbouring tiers are tried in steps of a twentieth.
 _MIX_STEPS = 20
+# What a candidate must save before more data is asked for on its account.
+_CLEARLY_CHEAPER = 0.95
+# From a success worth more than any call costs down to one worth nothing, in steps of 9 %. Fixed
+# for all time, so that no candidate depends on the rows that test it.
+SUCCESS_VALUES_USD = 1e3 * 2.0 ** (-np.arange(0, 37 * 8) / 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +97,9 @@ class Certificate:
         return cls(**{name: data[name] for name in cls.__slots__})
 
 
-def router_chain(
-    p_success: FloatArray, cost_usd: FloatArray, safe_tier: int, strongest: int
-) -> list[Policy]:
-    """Policies by success value, the largest (safest) first, down to the least-CPS value.
-
-    Below lambda* both cost per success and success get worse, so nothing there is wanted.
-    """
-    least = min_cps_value(p_success, cost_usd)
-    if not math.isfinite(least):
-        return []
-    values = [float(v) for v in value_sweep(p_success, cost_usd) if v > least]
-    return [Policy("value", value, safe_tier, strongest) for value in [*values, least]]
+def router_chain(safe_tier: int, strongest: int) -> list[Policy]:
+    """Policies by success value, the largest (safest) first: expected success falls along it."""
+    return [Policy("value", float(v), safe_tier, strongest) for v in SUCCESS_VALUES_USD]
 
 
 def mix_chain(
@@ -110,7 +107,7 @@ def mix_chain(
 ) -> list[Policy]:
     """Every single tier and mixes of neighbouring ones, the highest success rate first.
 
-    ``tier_cost_usd`` and ``tier_success`` (T,) are means that hold no calibration outcome.
+    ``tier_cost_usd`` and ``tier_success`` (T,) are means over the fitting rows.
     """
     ranked: list[tuple[float, Policy]] = []
     for tier in range(len(tier_cost_usd)):
@@ -150,6 +147,7 @@ def certify(
     floor: Floor,
     *,
     tier_success: FloatArray,
+    tier_cost_usd: FloatArray,
     names: tuple[str, ...],
     safe_tier: int,
     strongest: int,
@@ -157,37 +155,39 @@ def certify(
 ) -> tuple[Policy, Certificate]:
     """The cheapest candidate that is certified to meet the floor, else the strongest tier.
 
-    ``tier_success`` (T,) are success rates on the fitting rows. "Cheapest" is least cost per
-    success on the calibration rows; every certified candidate may be picked by any rule.
+    ``tier_success`` and ``tier_cost_usd`` (T,) are means over the fitting rows. "Cheapest" is least
+    cost per success on the calibration rows; every certified candidate may be picked by any rule.
     """
-    mean_cost = rows.cost_usd.mean(axis=0) if len(rows) else np.zeros(len(names))
     chains = [
-        (router_chain(rows.p_success, rows.cost_usd, safe_tier, strongest), ROUTER_CHAIN_SHARE),
-        (mix_chain(mean_cost, tier_success, safe_tier, strongest), MIX_CHAIN_SHARE),
+        (router_chain(safe_tier, strongest), ROUTER_CHAIN_SHARE),
+        (mix_chain(tier_cost_usd, tier_success, safe_tier, strongest), MIX_CHAIN_SHARE),
     ]
-    passed: list[_Candidate] = []
-    failed: list[_Candidate] = []
+    passed: list[_Scored] = []
+    others: list[tuple[Policy, float]] = []
     for chain, share in chains:
         delta = (1.0 - confidence) * share
-        going = True
+        n_passed = 0
         for policy in chain:
-            candidate = _Candidate.of(policy, rows, delta)
+            success, cost = rows.played(policy)
             # Out-of-distribution queries go to the safe tier: identity needs it to be this one.
             identical = policy.kind == "tier" and floor.relative_to == policy.low == safe_tier
-            going = going and (identical or floor.passes(candidate.success, rows.success, delta))
-            (passed if going else failed).append(candidate)
-    if passed:
-        best = min(passed, key=lambda candidate: candidate.cps)
-    else:
-        value = exchange_rate(mean_cost, tier_success, float(tier_success[strongest]))
-        always = Policy.single(strongest, value, safe_tier, strongest)
-        best = _Candidate.of(always, rows, 1.0 - confidence)
+            if not identical and not floor.passes(
+                success, rows.success, delta, randomised=policy.kind == "mix"
+            ):
+                break
+            passed.append(_Scored.of(policy, success, cost))
+            n_passed += 1
+        others += [(policy, delta) for policy in chain[n_passed:]]
     certified = bool(passed)
-    # Only where the floor leaves nothing but the reference tier itself is more data worth asking.
+    if certified:
+        best = min(passed, key=lambda scored: scored.cps)
+    else:
+        value = exchange_rate(tier_cost_usd, tier_success, float(tier_success[strongest]))
+        always = Policy.single(strongest, value, safe_tier, strongest)
+        best = _Scored.of(always, *rows.played(always))
+    # More data is asked for only where the floor leaves nothing but the reference tier itself.
     stuck = not certified or (best.policy.kind == "tier" and best.policy.low == floor.relative_to)
-    cheaper = [c for c in failed if not certified or c.cost_usd < 0.95 * best.cost_usd]
-    needs = [floor.rows_needed(c.success, rows.success, c.delta) for c in cheaper if stuck]
-    needed = min((n for n in needs if n is not None), default=None)
+    needed = _rows_needed(rows, floor, others, best, certified) if stuck else None
     words = floor.describe(names)
     return best.policy, Certificate(
         floor=words,
@@ -209,23 +209,36 @@ def certify(
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Scored:
     policy: Policy
-    success: FloatArray
     success_rate: float
     cost_usd: float
-    delta: float
 
     @classmethod
-    def of(cls, policy: Policy, rows: CalibrationRows, delta: float) -> _Candidate:
-        if not len(rows):
-            return cls(policy, np.empty(0), 0.0, 0.0, delta)
-        success, cost = rows.played(policy)
-        return cls(policy, success, float(success.mean()), float(cost.mean()), delta)
+    def of(cls, policy: Policy, success: FloatArray, cost: FloatArray) -> _Scored:
+        if not len(success):
+            return cls(policy, 0.0, 0.0)
+        return cls(policy, float(success.mean()), float(cost.mean()))
 
     @property
     def cps(self) -> float:
-        return self.cost_usd / self.success_rate if self.success_rate > 0 else math.inf
+        return cost_per_success(self.cost_usd, self.success_rate)
+
+
+def _rows_needed(
+    rows: CalibrationRows,
+    floor: Floor,
+    others: list[tuple[Policy, float]],
+    best: _Scored,
+    certified: bool,
+) -> int | None:
+    """The least number of rows that would certify a candidate that failed and is cheaper."""
+    needs = []
+    for policy, delta in others:
+        success, cost = rows.played(policy)
+        if len(rows) and (not certified or cost.mean() < _CLEARLY_CHEAPER * best.cost_usd):
+            needs.append(floor.rows_needed(success, rows.success, delta))
+    return min((n for n in needs if n is not None), default=None)
 
 
 def _sentence(

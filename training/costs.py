@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.linear_model import RidgeCV
 
 from router.errors import InputError, PriceError
-from router.estimators import CostEstimator, LogLinearHead
+from router.estimators import CostEstimator, LogLinearHead, TierMeans
 from router.prices import PriceBook
 from router.tiers import TierSet
 from training.inputs import Inputs, Scale
@@ -40,6 +40,7 @@ class FittedCost:
 
     estimator: CostEstimator
     cross_fitted: FloatArray
+    means: TierMeans
     priced_over_logged: list[float | None]
     warnings: list[str]
 
@@ -67,8 +68,10 @@ def fit_cost(data: Inputs, table: OutcomeTable, book: PriceBook) -> FittedCost:
             f"expected logged costs, or tokens and a price, for every tier, got none for "
             f"{', '.join(missing)}: log outcomes of it or drop it from the tiers file."
         )
-    priced = (input_tokens * input_price + output_tokens * output_price) * 1e-6
-    return FittedCost(estimator, np.where(estimator.by_tokens, priced, usd), ratios, warnings)
+    priced = estimator.dollars(input_tokens, output_tokens)
+    cross_fitted = np.where(estimator.by_tokens, priced, usd)
+    means = TierMeans(*(part.mean(axis=0) for part in (input_tokens, output_tokens, usd)))
+    return FittedCost(estimator, cross_fitted, means, ratios, warnings)
 
 
 def current_prices(tiers: TierSet, book: PriceBook) -> tuple[FloatArray, FloatArray]:

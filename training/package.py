@@ -25,6 +25,7 @@ from router.embedding import (
     load_embedder,
     static_files,
 )
+from router.estimators import TierMeans
 from router.predictor import Predictor
 from router.query_features import FEATURE_NAMES
 from router.selection import CalibrationRows
@@ -48,6 +49,7 @@ class TrainingFacts:
     fingerprint: str
     query_hashes: npt.NDArray[np.uint64]
     tier_success: npt.NDArray[np.float64]
+    tier_means: TierMeans
     counts: Mapping[str, int]
     split: Mapping[str, Any]
     read_report: Mapping[str, Any]
@@ -114,6 +116,7 @@ def save_router(
                 "synthetic": facts.synthetic,
                 "fingerprint": facts.fingerprint,
                 "tier_success": list(facts.tier_success),
+                "tier_means": facts.tier_means.to_dict(),
                 **facts.counts,
                 "split": dict(facts.split),
                 "read": dict(facts.read_report),

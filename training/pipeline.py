@@ -175,6 +175,7 @@ def train(
     options: dict[str, Any] = {
         "tiers": table.tiers,
         "tier_success": tier_success,
+        "tier_cost_usd": costs.means.dollars(costs.estimator),
         "strongest": strongest,
         "safe_tier": strongest if safe_tier is None else table.tiers.index(safe_tier),
         "confidence": confidence,
@@ -200,6 +201,7 @@ def train(
             fingerprint=package.fingerprint(train_rows, hashes),
             query_hashes=hashes,
             tier_success=tier_success,
+            tier_means=costs.means,
             counts={
                 "n_fitting": fitting.n_requests,
                 "n_calibration": held.n_requests,
