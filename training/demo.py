@@ -23,10 +23,10 @@ SAMPLE = FetchedDataset(Path("data") / "sample_outcomes.jsonl", Path("data") / "
 
 QUERIES = (
     "Is the following review positive or negative? 'The battery died after two days.'",
-    "A train leaves at 9:40 and arrives at 13:05 with a 25 minute stop. How long did it move?",
+    "Marta has 12 apples, buys 3 bags of 8 and gives 9 away. How many apples does she have?",
     "Write a Python function that merges overlapping intervals and returns them sorted.",
     "In the Lotka-Volterra model, which condition makes the interior equilibrium a centre?",
-    "Résume en une phrase la différence entre un tribunal civil et un tribunal pénal.",
+    "民法と刑法の違いを一文で説明してください。",
 )
 
 
