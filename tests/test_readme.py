@@ -1,0 +1,52 @@
+"""The README's Python blocks run as they stand, in order, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from training.cli import app
+
+
+@pytest.mark.slow
+def test_python_blocks_run(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # The blocks read data/ and write build/: both seen from an empty folder.
+    (tmp_path / "data").symlink_to(repository / "data")
+    monkeypatch.chdir(tmp_path)
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 4
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert "calibration rows" in printed
+    assert (tmp_path / "build" / "my-router" / "manifest.json").is_file()
+
+
+def test_commands_and_options_exist(repository: Path) -> None:
+    from typer.main import get_command
+
+    command = get_command(app)
+    known = {
+        option
+        for name in ("train", "evaluate", "route", "data")
+        for parameter in command.commands[name].params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    options = set(re.findall(r"--[a-z][a-z-]+", text))
+    assert options - known <= {
+        "--help",
+        "--backend-store-uri",
+        "--port",
+    }
+    named = set(re.findall(r"cps-router (train|evaluate|route|data)\b", text))
+    assert named == {"train", "evaluate", "route", "data"}
