@@ -199,12 +199,13 @@ def cheapest_mix(
     cost, success = np.asarray(mean_cost_usd, float), np.asarray(mean_success, float)
     hull = mix_hull(cost, success)
     # A mean of the same numbers in another order is the same rate.
-    target_success -= _ROUNDING
-    if target_success <= success[hull[0]]:
+    about = target_success - _ROUNDING
+    if about <= success[hull[0]]:
         return Mix(hull[0], hull[0], 0.0, float(cost[hull[0]]), True)
     for low, high in pairwise(hull):
-        if target_success <= success[high]:
-            share = float((target_success - success[low]) / (success[high] - success[low]))
+        if about <= success[high]:
+            share = (target_success - success[low]) / (success[high] - success[low])
+            share = min(float(share), 1.0)
             blended = float(cost[low] + share * (cost[high] - cost[low]))
             return Mix(low, high, share, blended, True)
     return Mix(hull[-1], hull[-1], 0.0, float(cost[hull[-1]]), False)
