@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from benchmarks.results import Say
 from router.errors import DatasetError
 from router.outcomes import read_jsonl
 from router.tiers import TierSet
 from training.datasets import DATASETS, fetch
 from training.demo import DATA_SET, SAMPLE, WORK
 from training.table import OutcomeTable, read_outcomes
-
-from benchmarks.results import Say
 
 
 def outcome_table(name: str, say: Say) -> OutcomeTable:
@@ -18,10 +19,12 @@ def outcome_table(name: str, say: Say) -> OutcomeTable:
     return read_outcomes(data.outcomes, TierSet.from_toml(data.tiers))
 
 
-def available_sets(say: Say) -> tuple[dict[str, OutcomeTable], list[str]]:
-    """Every set that can be had, and a sentence for each that cannot."""
+def available_sets(
+    say: Say, names: Sequence[str] | None = None
+) -> tuple[dict[str, OutcomeTable], list[str]]:
+    """Every set that can be had (of ``names``, if given), and a sentence for each that cannot."""
     tables, left_out = {}, []
-    for name in DATASETS:
+    for name in names or DATASETS:
         say(f"reading {name}")
         try:
             tables[name] = outcome_table(name, say)

@@ -19,7 +19,14 @@ import router
 
 Say = Callable[[str], None]
 
-_LIBRARIES = ("numpy", "tokenizers", "safetensors", "scikit-learn", "torch", "sentence-transformers")
+_LIBRARIES = (
+    "numpy",
+    "tokenizers",
+    "safetensors",
+    "scikit-learn",
+    "torch",
+    "sentence-transformers",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     notes: tuple[str, ...] = ()
 
     def text(self) -> str:

@@ -12,8 +12,9 @@ Payload files carry their digest in their name and never change once written; re
 point therefore leaves the old artifact whole.
 
 Loading reads each file once, compares size and SHA-256 with the manifest, and parses only bytes
-that were compared. With a signing key configured, the manifest's HMAC-SHA256 must match before its
-digests are believed.
+that were compared. The manifest itself must be, byte for byte, what saving writes, and match its
+own id; only its date is outside that id. With a signing key configured, the manifest's HMAC-SHA256
+must match before its digests are believed.
 
 FORMAT is raised by one when an older cps-router could no longer read what is written; a new
 optional manifest key or array does not raise it. Every older FORMAT stays loadable, held by golden
@@ -26,10 +27,8 @@ import hashlib
 import hmac
 import json
 import os
-import secrets
-import shutil
-import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,16 +36,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from router.artifact_files import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    alone,
+    check_destination,
+    check_name,
+    read_regular,
+    write_all,
+)
 from router.errors import ArtifactError
 
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "SIGNING_KEY_VARIABLE",
+    "Artifact",
+    "check_destination",
+    "default_artifact_folder",
+    "load_artifact",
+    "read_manifest",
+    "save_artifact",
+]
+
 FORMAT = 1
-MANIFEST = "manifest.json"
 SIGNING_KEY_VARIABLE = "CPS_ROUTER_SIGNING_KEY"
 
-_MAX_MANIFEST_BYTES = 8 * 2**20
 _MAX_FILE_BYTES = 2 * 2**30
 # Not part of the identity: two runs that learn the same thing have the same id.
 _NOT_IDENTITY = ("artifact_id", "created", "signature")
+# Somebody may replace the artifact while it is read; then it is read again, this often.
+_LOAD_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,38 +106,29 @@ def save_artifact(
     ArtifactError where ``folder`` holds something that is not an artifact.
     """
     folder = Path(folder)
-    if folder.exists() and (
-        not folder.is_dir() or (any(folder.iterdir()) and not _has_manifest(folder))
-    ):
-        raise ArtifactError(
-            f"expected a new folder or an older artifact at {folder}, got something else: "
-            "choose another --out."
-        )
-    # A scratch name that cannot collide; left-overs of killed saves are removed by the next one.
-    scratch = folder / f".saving-{secrets.token_hex(6)}"
-    scratch.mkdir(parents=True)
+    secret = _key_bytes(key)
+    payload = _payload(arrays, embedder_files or {})
+    files = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        for name, data in payload.items()
+    }
+    filled = {**manifest, "format": FORMAT, "files": files}
+    artifact_id = _identity(filled)
+    filled["artifact_id"] = artifact_id
+    if secret is not None:
+        filled["signature"] = _signature(filled, secret)
+    text = _dump(filled)
+    check_destination(folder)
     try:
-        payload = _payload(arrays, embedder_files or {})
-        files = {
-            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            for name, data in payload.items()
-        }
-        filled = {**manifest, "format": FORMAT, "files": files}
-        artifact_id = _identity(filled)
-        filled["artifact_id"] = artifact_id
-        secret = _key_bytes(key)
-        if secret is not None:
-            filled["signature"] = _signature(filled, secret)
-        for name, data in payload.items():
-            _write(scratch / name, data)
-        for top in {name.split("/")[0] for name in payload}:
-            _move_into_place(scratch / top, folder / top, files)
-        _write(scratch / MANIFEST, _dump(filled).encode())
-        os.replace(scratch / MANIFEST, folder / MANIFEST)
-        _sync_folder(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    _remove_stale(folder, {name.split("/")[0] for name in files})
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder):
+            check_destination(folder)
+            write_all(folder, payload, files, text)
+    except OSError as error:
+        raise ArtifactError(
+            f"expected to write an artifact to {folder}, got {error.strerror or 'an error'}: "
+            "choose another --out, or make room; an older artifact there is untouched."
+        ) from error
     return artifact_id
 
 
@@ -129,35 +140,37 @@ def load_artifact(folder: str | Path, *, key: str | bytes | None = None) -> Arti
     folder = Path(folder)
     if not folder.is_dir():
         raise ArtifactError(f"expected an artifact folder at {folder}, got none: check the path.")
-    manifest = read_manifest(folder, key=key)
-    try:
-        return _load_payload(folder, manifest)
-    except ArtifactError:
-        # Somebody may have replaced the artifact since the manifest was read: read the new one.
-        again = read_manifest(folder, key=key)
-        if again["artifact_id"] == manifest["artifact_id"]:
-            raise
-        return _load_payload(folder, again)
+    for _ in range(_LOAD_ATTEMPTS - 1):
+        with suppress(ArtifactError):
+            return _load_payload(folder, read_manifest(folder, key=key))
+    return _load_payload(folder, read_manifest(folder, key=key))
 
 
 def read_manifest(folder: Path, *, key: str | bytes | None = None) -> dict[str, Any]:
     """The manifest, checked for format, identity and (with a key) signature."""
-    data = _read_regular(folder, MANIFEST, _MAX_MANIFEST_BYTES)
+    data = read_regular(folder, MANIFEST, MAX_MANIFEST_BYTES)
+    damaged = ArtifactError(
+        f"expected a manifest with format and files in {folder / MANIFEST}, got something "
+        "else: the artifact is damaged, train it again."
+    )
     try:
         manifest = json.loads(data)
         found = manifest["format"]
-        if not isinstance(found, int) or not isinstance(manifest["files"], dict):
-            raise TypeError
+        # A bool is an int to Python.
+        if type(found) is not int or not isinstance(manifest["files"], dict):
+            raise damaged
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ArtifactError(
-            f"expected a manifest with format and files in {folder / MANIFEST}, got something "
-            "else: the artifact is damaged, train it again."
-        ) from None
+        raise damaged from None
     if found > FORMAT or found < 1:
         raise ArtifactError(
             f"expected an artifact of format 1 to {FORMAT}, got format {found}: "
             "upgrade cps-router to load it."
         )
+    try:
+        # Another spelling of the same content (a key twice, NaN, other digits) is an alteration.
+        as_saved = data == _dump(manifest).encode()
+    except (ValueError, RecursionError):
+        raise damaged from None
     secret = _key_bytes(key)
     if secret is not None:
         signature = manifest.get("signature")
@@ -166,12 +179,13 @@ def read_manifest(folder: Path, *, key: str | bytes | None = None) -> dict[str, 
                 "expected a signed artifact because a signing key is configured, got an unsigned "
                 "one: sign it by saving it with the key set."
             )
-        if not hmac.compare_digest(signature, _signature(manifest, secret)):
+        expected = _signature(manifest, secret)
+        if not hmac.compare_digest(signature.encode("utf-8", "replace"), expected.encode()):
             raise ArtifactError(
                 "expected a signature made with the configured key, got another one: "
                 "the artifact was altered or signed with another key; do not use it."
             )
-    if manifest.get("artifact_id") != _identity(manifest):
+    if not as_saved or manifest.get("artifact_id") != _identity(manifest):
         raise ArtifactError(
             f"expected the manifest in {folder} to match its artifact id, got other content: "
             "the artifact was altered; fetch it again."
@@ -186,11 +200,17 @@ def _load_payload(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
     arrays: dict[str, npt.NDArray[Any]] = {}
     embedder_files: dict[str, bytes] = {}
     for name, expected in manifest["files"].items():
-        data = _read_regular(folder, name, _MAX_FILE_BYTES)
-        if not isinstance(expected, dict) or len(data) != expected.get("bytes"):
+        size = expected.get("bytes") if isinstance(expected, dict) else None
+        if type(size) is not int or not 0 <= size <= _MAX_FILE_BYTES:
             raise ArtifactError(
-                f"expected {name} to have the size in the manifest, got {len(data)} bytes: "
-                "the artifact is truncated or altered; fetch it again."
+                f"expected a size and a SHA-256 of every file in the manifest in {folder}, got "
+                "something else: the artifact is damaged, train it again."
+            )
+        data = read_regular(folder, name, size)
+        if len(data) != size:
+            raise ArtifactError(
+                f"expected {name} to have {size} bytes as in the manifest, got {len(data)}: "
+                "the artifact is truncated; fetch it again."
             )
         if hashlib.sha256(data).hexdigest() != expected.get("sha256"):
             raise ArtifactError(
@@ -222,104 +242,14 @@ def _payload(
             digest.update(hashlib.sha256(embedder_files[name]).digest())
         folder = f"embedder-{digest.hexdigest()[:12]}"
         payload.update({f"{folder}/{name}": embedder_files[name] for name in embedder_files})
+    for name in payload:
+        check_name(name)
     return payload
 
 
-def _has_manifest(folder: Path) -> bool:
-    """True also for a first save that was killed: nothing but scratch and payload files."""
-    return (folder / MANIFEST).exists() or all(_is_ours(entry.name) for entry in folder.iterdir())
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith((".saving-", "arrays-", "embedder-"))
-
-
-def _move_into_place(source: Path, target: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    if target.exists() or target.is_symlink():
-        if not target.is_symlink() and _same_content(target, files):
-            return
-        # Damaged, or foreign: an artifact that relied on it would be refused anyway.
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink()
-    os.replace(source, target)
-
-
-def _same_content(target: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
-    for name, expected in files.items():
-        if name.split("/")[0] != target.name:
-            continue
-        path = target.parent / name
-        if path.is_symlink() or not path.is_file():
-            return False
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected["sha256"]:
-            return False
-    return True
-
-
-def _remove_stale(folder: Path, current: set[str]) -> None:
-    for entry in folder.iterdir():
-        if not _is_ours(entry.name) or entry.name in current:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
-
-
-def _read_regular(folder: Path, name: str, max_bytes: int) -> bytes:
-    """Bytes of a regular file inside the folder; symbolic links and odd names are refused."""
-    parts = name.split("/")
-    if len(parts) > 2 or any(part in ("", ".", "..") or "\\" in part for part in parts):
-        raise ArtifactError(
-            "expected plain file names in the manifest, got one that leaves the artifact folder: "
-            "do not use this artifact."
-        )
-    path = folder
-    for part in parts:
-        path = path / part
-        if path.is_symlink():
-            raise ArtifactError(
-                f"expected {name} to be a regular file, got a symbolic link: "
-                "copy the artifact with its files."
-            )
-    try:
-        # Looked at before it is opened: opening a named pipe would wait for ever.
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
-            raise ArtifactError(
-                f"expected {name} to be a regular file of at most {max_bytes} bytes, "
-                "got something else: do not use this artifact."
-            )
-        with path.open("rb") as file:
-            return file.read(max_bytes + 1)
-    except OSError as error:
-        raise ArtifactError(
-            f"expected to read {name} in {folder}, got {error.strerror or 'an error'}: "
-            "the artifact is incomplete; fetch it again."
-        ) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _dump(manifest: Mapping[str, Any]) -> str:
-    text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return text + "\n"
+    # ASCII: a lone surrogate in a model's name must not make the file unreadable.
+    return json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _canonical(manifest: Mapping[str, Any], without: tuple[str, ...]) -> bytes:
@@ -338,4 +268,9 @@ def _signature(manifest: Mapping[str, Any], secret: bytes) -> str:
 def _key_bytes(key: str | bytes | None) -> bytes | None:
     if key is None:
         key = os.environ.get(SIGNING_KEY_VARIABLE) or None
-    return key.encode() if isinstance(key, str) else key
+    if key is None:
+        return None
+    if not key:
+        # Anybody could sign with it.
+        raise ArtifactError("expected a signing key, got an empty one: set it, or pass none.")
+    return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key

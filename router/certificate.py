@@ -20,6 +20,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # No bet may lose more than this share of the wealth on one row.
 _MAX_BET = 0.75
+# The standard normal quantile of 80 % power.
+_Z_POWER = 0.8416
 
 
 def binomial_tail_p(successes: int, n: int, floor: float) -> float:
@@ -55,14 +57,22 @@ def log_wealth(x: FloatArray, mean: float, delta: float) -> float:
     While the true mean is at most ``mean`` this is a supermartingale, so by Ville's inequality
     P(max_t W_t >= 1/delta) <= delta. The order of ``x`` must not depend on its values.
     """
-    if mean <= 0.0:
-        return math.inf
+    return _best_log_wealth(x, mean, _bets(x, delta))
+
+
+def _bets(x: FloatArray, delta: float) -> FloatArray:
     count = np.arange(1, len(x) + 1)
     running_mean = (0.5 + np.cumsum(x)) / (count + 1)
     variance = (0.25 + np.cumsum((x - running_mean) ** 2)) / (count + 1)
     before = np.concatenate(([0.25], variance[:-1]))
-    bet = np.sqrt(2.0 * math.log(1.0 / delta) / (len(x) * before))
-    bet = np.minimum(bet, _MAX_BET / mean)
+    bets: FloatArray = np.sqrt(2.0 * math.log(1.0 / delta) / (len(x) * before))
+    return bets
+
+
+def _best_log_wealth(x: FloatArray, mean: float, bets: FloatArray) -> float:
+    if mean <= 0.0:
+        return math.inf
+    bet = np.minimum(bets, _MAX_BET / mean)
     return float(np.cumsum(np.log1p(bet * (x - mean))).max(initial=0.0))
 
 
@@ -83,12 +93,14 @@ def betting_lower(x: FloatArray, low: float, high: float, alpha: float) -> float
     if high <= low:
         return low
     unit = np.minimum((x - low) / (high - low), 1.0)
-    if not mean_exceeds(unit, 1e-12, alpha):
+    # The wealth falls in the mean, so that halving finds where the test turns.
+    bets, evidence = _bets(unit, alpha), math.log(1.0 / alpha)
+    if _best_log_wealth(unit, 1e-12, bets) < evidence:
         return low
     inside, outside = 0.0, float(unit.mean())
     for _ in range(40):
         middle = 0.5 * (inside + outside)
-        if mean_exceeds(unit, middle, alpha):
+        if _best_log_wealth(unit, middle, bets) >= evidence:
             inside = middle
         else:
             outside = middle
@@ -162,33 +174,59 @@ class Floor:
         return mean_exceeds(x, mean, delta)
 
     def rows_needed(
-        self, policy_success: FloatArray, tier_success: FloatArray, delta: float
+        self,
+        policy_success: FloatArray,
+        tier_success: FloatArray,
+        delta: float,
+        *,
+        randomised: bool = False,
     ) -> int | None:
         """About how many calibration rows like these certify the floor with 80 % power."""
         x, mean = self.terms(policy_success, tier_success)
-        binary = self.relative_to is None and is_binary(x)
+        binary = self.relative_to is None and not randomised and is_binary(x)
         return rows_needed(x, mean, delta, binary=binary)
 
 
 def rows_needed(x: FloatArray, mean: float, delta: float, *, binary: bool) -> int | None:
     """About how many rows like these certify "mean of x > ``mean``" with 80 % power.
 
-    Takes the observed mean and variance for the truth. None where that mean is not above ``mean``:
-    then no number of rows would do. Binary data: the normal approximation of the exact binomial
-    test. Else from the log wealth of the bets above after n rows, about normal with mean
-    sqrt(2 L n) (true - mean) / sd - L and standard deviation sqrt(2 L), with L = log(1 / delta).
+    Takes the observed values for the truth. None where their mean is not above ``mean``: then no
+    number of rows would do. Binary data: the normal approximation of the exact binomial test. Else
+    the least n at which the log wealth of the bets above, taken as normal, is probably enough.
     """
-    z_power = 0.8416
     if len(x) == 0:
         return None
     gap, spread = float(x.mean()) - mean, float(x.std())
-    if gap <= 0:
+    # A mean that is above by rounding only is not above.
+    if gap <= 1e-12:
         return None
     if binary:
         z_level = NormalDist().inv_cdf(1.0 - delta)
-        root = z_level * math.sqrt(mean * (1 - mean)) + z_power * spread
+        root = z_level * math.sqrt(mean * (1 - mean)) + _Z_POWER * spread
         return math.ceil((root / gap) ** 2 + 1.0 / gap)
-    evidence = math.sqrt(2.0 * math.log(1.0 / delta))
-    # Where nothing varies, the largest bet on every row decides.
-    surest = math.log(1.0 / delta) / math.log1p(_MAX_BET * gap / mean)
-    return math.ceil(max(((evidence + z_power) * spread / gap) ** 2, surest))
+    # The mean log growth that a row brings per unit bet: nearly straight in the bet.
+    bets = _MAX_BET / mean * np.concatenate(([0.0], np.geomspace(1e-3, 1.0, 20)))
+    growth = np.array([gap] + [float(np.log1p(b * (x - mean)).mean()) / b for b in bets[1:]])
+    # What the variance starts from: 1/4, and the running mean's way from 1/2 to the true mean.
+    start = 0.25 + (math.pi**2 / 6 - 1) * (float(x.mean()) - 0.5) ** 2
+    evidence = math.log(1.0 / delta)
+
+    def enough(rows: int) -> bool:
+        n = float(rows)
+        row = np.exp(np.linspace(0.0, math.log(n), 64))
+        variance = (start + (row - 1.0) * spread**2) / row
+        bet = np.minimum(np.sqrt(2.0 * evidence / (n * variance)), bets[-1])
+        each = np.stack((np.interp(bet, bets, growth) * bet, (bet * spread) ** 2))
+        # Sums over the rows 1 to n, by trapezia between some of them.
+        drift, noise = np.trapezoid(each, row) + 0.5 * (each[:, 0] + each[:, -1])
+        return bool(drift - evidence >= _Z_POWER * math.sqrt(noise))
+
+    high = 1
+    while not enough(high):
+        high *= 2
+    low = high // 2
+    # "About" is within one percent.
+    while high - low > max(1, high // 100):
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

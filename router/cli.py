@@ -7,16 +7,19 @@ stderr. With ``--json``, stdout carries JSON and nothing else.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.decision import Decision
-from router.errors import CpsRouterError, InputError
+from router.errors import CpsRouterError, InputError, RoutingError
+
+if TYPE_CHECKING:
+    from router.decision import Decision
+    from router.routing import Router
 
 app = typer.Typer(
     name="cps-router",
@@ -29,6 +32,9 @@ app = typer.Typer(
 
 # Queries read and routed at a time: enough to be fast, few enough to stream.
 _BATCH = 1024
+
+# Line number, request id, query.
+_Row = tuple[int, str | None, str]
 
 
 @app.callback()
@@ -71,18 +77,46 @@ def route(
     router = Router.load(None if artifact == "default" else artifact)
     if query is not None:
         decision = router.route(query)
-        typer.echo(_dumps(decision.to_dict()) if as_json else _in_words(decision))
+        emit(_dumps(decision.to_dict()) if as_json else _in_words(decision))
         return
     assert file is not None
-    rows = _read_queries(file)
-    while batch := list(islice(rows, _BATCH)):
-        ids, queries = zip(*batch, strict=True)
-        for decision in router.route_many(list(queries), list(ids)):
-            typer.echo(_dumps(decision.to_dict()))
+    batch: list[_Row] = []
+    # A pipe gets its answers line by line: who writes to it may wait for them.
+    size = 1 if file == "-" else _BATCH
+    try:
+        for row in _read_queries(file):
+            batch.append(row)
+            if len(batch) == size:
+                full, batch = batch, []
+                _route_batch(router, full)
+    finally:
+        # Also where a line was bad: those before it are routed.
+        _route_batch(router, batch)
 
 
-def _read_queries(file: str) -> Iterator[tuple[str | None, str]]:
+def _route_batch(router: Router, batch: list[_Row]) -> None:
+    try:
+        decisions = router.route_many([row[2] for row in batch], [row[1] for row in batch])
+    except RoutingError:
+        # One by one, up to the one that no tier can take.
+        for number, request_id, query in batch:
+            try:
+                decision = router.route(query, request_id=request_id)
+            except RoutingError as error:
+                raise RoutingError(f"line {number}: {error}") from None
+            emit(_dumps(decision.to_dict()))
+        return
+    for decision in decisions:
+        emit(_dumps(decision.to_dict()))
+
+
+def _read_queries(file: str) -> Iterator[_Row]:
     if file == "-":
+        if sys.stdin is None:
+            raise InputError(
+                "expected JSON lines on standard input, which is closed: pipe them in or name a "
+                "file."
+            )
         yield from _parse_queries(sys.stdin.buffer, "standard input")
         return
     try:
@@ -95,7 +129,7 @@ def _read_queries(file: str) -> Iterator[tuple[str | None, str]]:
         ) from None
 
 
-def _parse_queries(lines: Iterable[bytes], name: str) -> Iterator[tuple[str | None, str]]:
+def _parse_queries(lines: Iterable[bytes], name: str) -> Iterator[_Row]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -110,7 +144,7 @@ def _parse_queries(lines: Iterable[bytes], name: str) -> Iterator[tuple[str | No
                 "something else: mend the line; the lines before it were routed."
             )
         request_id = row.get("request_id")
-        yield (None if request_id is None else str(request_id)), query
+        yield number, None if request_id is None else str(request_id), query
 
 
 def _dumps(value: dict[str, Any]) -> str:
@@ -129,17 +163,39 @@ def _in_words(decision: Decision) -> str:
     return "\n".join(lines)
 
 
+def emit(text: str) -> None:
+    """Print on stdout; ends the program quietly where the reader (head, less) has gone."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        # A name that the terminal cannot show is shown escaped.
+        typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+    except OSError as error:
+        # What is still buffered goes nowhere, rather than into a complaint at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(0) from None
+        raise CpsRouterError(
+            f"expected to write to standard output, got {error.strerror or 'an error'}: "
+            "make room or write elsewhere."
+        ) from None
+
+
 def run(application: typer.Typer) -> None:
     """Run the command line, turning deliberate errors into one sentence and an exit code."""
     try:
-        application()
+        application(prog_name="cps-router")
     except CpsRouterError as error:
         typer.echo(f"cps-router: {error}", err=True)
         raise SystemExit(error.exit_code) from None
-    except BrokenPipeError:
-        # The reader (head, less) has gone: nothing is wrong.
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    except OSError as error:
+        # What could be foreseen has a sentence of its own; a disk that is full has this one.
+        where = f" {error.filename}" if error.filename else ""
+        typer.echo(
+            f"cps-router: expected to read and write files{where}, got "
+            f"{error.strerror or 'an error'}: check the place and try again.",
+            err=True,
+        )
+        raise SystemExit(1) from None
 
 
 def main() -> None:

@@ -32,6 +32,9 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float32]
 
+# One of them is in every folder that sentence-transformers reads.
+_MODEL_FILES = ("modules.json", "config.json")
+
 
 class Embedder(Protocol):
     """What estimators need of an embedder."""
@@ -70,8 +73,16 @@ def load_embedder(spec: str | Path | Mapping[str, object]) -> Embedder:
     if not isinstance(spec, Mapping):
         if str(spec) == "static":
             return StaticEmbedder.load(default_embedder_folder())
-        if is_static_folder(Path(spec)):
+        folder = Path(spec)
+        if is_static_folder(folder):
             return StaticEmbedder.load(spec)
+        # Told from a name before the seconds that importing sentence-transformers takes.
+        is_path = folder.is_dir() or str(spec).startswith((".", "~", os.sep))
+        if is_path and not any((folder / name).is_file() for name in _MODEL_FILES):
+            raise EmbeddingError(
+                "expected 'static', a sentence-transformers folder or the name of such a model, "
+                f"got {os.fspath(spec)!r}, where no model is: check the path."
+            )
         return SentenceTransformerEmbedder(spec)
     kind, digest = spec.get("kind"), spec.get("digest")
     place = str(spec.get("folder") or spec.get("id"))

@@ -34,22 +34,65 @@ def sigmoid(x: FloatArray) -> FloatArray:
     return 0.5 * (1.0 + half)
 
 
+# Cosine similarities in float32 that differ by less are the same: the last digits depend on how
+# many queries are asked at once, and must not decide between copies of one text.
+_SAME_SIMILARITY = 1e-6
+# Far beyond anything fitted, and far from overflow when multiplied with inputs.
+_BOUND = 1e100
+_MAX_LOG = 100.0
+
+
+def _bounded(*arrays: npt.NDArray[Any]) -> bool:
+    return all(bool((np.abs(array) < _BOUND).all()) for array in arrays)  # False for NaN
+
+
 class _Arrays:
-    """Round trip of a dataclass of arrays through a flat mapping with a prefix."""
+    """Round trip of a dataclass of arrays through a flat mapping with a prefix.
+
+    ``shapes`` names the dimensions of each array: those of the module's docstring, "h" hidden
+    units, "2T+1"; none for a single number.
+    """
 
     kind: ClassVar[str]
+    shapes: ClassVar[Mapping[str, tuple[str, ...]]]
 
     def to_arrays(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
         return {f"{prefix}.{f.name}": np.asarray(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
-    def from_arrays(cls, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        try:
-            return cls(**{f.name: arrays[f"{prefix}.{f.name}"] for f in fields(cls)})  # type: ignore[arg-type]
-        except KeyError as missing:
+    def from_arrays(
+        cls, prefix: str, arrays: Mapping[str, npt.NDArray[Any]], sizes: Mapping[str, int]
+    ) -> Self:
+        """From the artifact's arrays; refuses what would fail, or mislead, when routing."""
+        known = dict(sizes)
+        for name, dimensions in cls.shapes.items():
+            array = arrays.get(f"{prefix}.{name}")
+            number = np.int64 if name == "n_neighbours" else np.float64
+            if (
+                array is None
+                or array.dtype != number
+                or array.ndim != len(dimensions)
+                or any(
+                    known.setdefault(d, n) != n
+                    for d, n in zip(dimensions, array.shape, strict=True)
+                )
+            ):
+                got = "none" if array is None else f"{array.dtype} of shape {array.shape}"
+                raise ArtifactError(
+                    f"expected the array {prefix}.{name} in the artifact as {number.__name__} of "
+                    f"shape ({', '.join(dimensions)}), got {got}: train it again."
+                )
+        made = cls(**{name: arrays[f"{prefix}.{name}"] for name in cls.shapes})
+        if not made.sound():
             raise ArtifactError(
-                f"expected the array {missing} in the artifact, got none: train it again."
-            ) from None
+                f"expected usable numbers in the arrays {prefix}.* of the artifact, got others: "
+                "train it again."
+            )
+        return made
+
+    def sound(self) -> bool:
+        """Whether the numbers can be calculated with."""
+        return _bounded(*(getattr(self, name) for name in self.shapes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +100,7 @@ class LinearScore(_Arrays):
     """Logits ``x @ weight + bias``: weight (D, T), bias (T,)."""
 
     kind: ClassVar[str] = "logistic"
+    shapes: ClassVar = {"weight": ("D", "T"), "bias": ("T",)}
     weight: FloatArray
     bias: FloatArray
 
@@ -77,6 +121,7 @@ class MlpScore(_Arrays):
     """
 
     kind: ClassVar[str] = "mlp"
+    shapes: ClassVar = {"w1": ("D", "h"), "b1": ("h",), "w2": ("h", "T"), "b2": ("T",)}
     w1: FloatArray
     b1: FloatArray
     w2: FloatArray
@@ -107,6 +152,14 @@ class NeighbourScore(_Arrays):
     """
 
     kind: ClassVar[str] = "knn"
+    shapes: ClassVar = {
+        "counts": ("m", "2T+1"),
+        "prior": ("T",),
+        "slope": ("T",),
+        "intercept": ("T",),
+        "n_neighbours": (),
+        "shrinkage": (),
+    }
     counts: FloatArray
     prior: FloatArray
     slope: FloatArray
@@ -119,12 +172,13 @@ class NeighbourScore(_Arrays):
         k, n_tiers = int(self.n_neighbours), len(self.prior)
         edge_rank = max(similarity.shape[1] - k - 1, 0)
         edge = np.partition(similarity, edge_rank, axis=1)[:, edge_rank : edge_rank + 1]
-        weights = np.maximum(similarity - edge, 0.0).astype(np.float64)
+        above = similarity - edge
+        weights = np.where(above > _SAME_SIMILARITY, above, 0.0).astype(np.float64)
         sums = weights @ self.counts
         total = sums[:, -1:]
         if not total.all():
             # All of the nearest are equally far: they count alike.
-            sums = np.where(total > 0, weights, similarity >= edge) @ self.counts
+            sums = np.where(total > 0, weights, above >= -_SAME_SIMILARITY) @ self.counts
             total = sums[:, -1:]
         # (k A + shrinkage * prior) / (k B + shrinkage), with total / k taken out of both.
         pseudo = total * (float(self.shrinkage) / k)
@@ -137,6 +191,19 @@ class NeighbourScore(_Arrays):
         """Logits (n, T) from similarities (n, m)."""
         p = self.probability(similarity)  # inside (0, 1): the prior is, and shrinkage is above 0
         return self.slope * np.log(p / (1.0 - p)) + self.intercept
+
+    def sound(self) -> bool:
+        """Whether probabilities stay inside (0, 1)."""
+        n_tiers = len(self.prior)
+        succeeded, seen = self.counts[:, :n_tiers], self.counts[:, n_tiers:-1]
+        return (
+            _bounded(self.counts, self.slope, self.intercept, self.shrinkage)
+            and bool(((self.prior > 0) & (self.prior < 1)).all())
+            and bool(((succeeded >= 0) & (succeeded <= seen * (1 + 1e-9))).all())
+            and bool((self.counts[:, -1] == 1).all())
+            and int(self.n_neighbours) >= 1
+            and float(self.shrinkage) > 0
+        )
 
     def scaled(self, slope: FloatArray, intercept: FloatArray) -> NeighbourScore:
         """The member whose logits are ``slope * logit + intercept`` (T,)."""
@@ -172,16 +239,21 @@ class SuccessEstimator:
 
     @classmethod
     def from_arrays(
-        cls, kinds: list[str], arrays: Mapping[str, npt.NDArray[Any]]
+        cls,
+        kinds: list[str],
+        arrays: Mapping[str, npt.NDArray[Any]],
+        sizes: Mapping[str, int],
     ) -> SuccessEstimator:
-        """From the artifact; ``kinds`` are the members' kinds in order."""
+        """From the artifact; ``kinds`` are the members' kinds in order, ``sizes`` D, T and m."""
         unknown = [kind for kind in kinds if kind not in _MEMBERS]
-        if unknown or not kinds:
+        if unknown or not kinds or len(set(kinds)) < len(kinds):
             raise ArtifactError(
-                f"expected estimators among {sorted(_MEMBERS)}, got {kinds}: "
+                f"expected different estimators among {sorted(_MEMBERS)}, got {kinds}: "
                 "the artifact needs a newer cps-router."
             )
-        return cls(tuple(_MEMBERS[kind].from_arrays(f"success.{kind}", arrays) for kind in kinds))
+        return cls(
+            tuple(_MEMBERS[kind].from_arrays(f"success.{kind}", arrays, sizes) for kind in kinds)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +266,13 @@ class LogLinearHead(_Arrays):
     """
 
     kind: ClassVar[str] = "log-linear"
+    shapes: ClassVar = {
+        "weight": ("D", "T"),
+        "bias": ("T",),
+        "log_low": ("T",),
+        "log_high": ("T",),
+        "smear": ("T",),
+    }
     weight: FloatArray
     bias: FloatArray
     log_low: FloatArray
@@ -205,6 +284,17 @@ class LogLinearHead(_Arrays):
         log_y = np.minimum(np.maximum(x @ self.weight + self.bias, self.log_low), self.log_high)
         out: FloatArray = self.smear * np.exp(log_y)
         return out
+
+    def sound(self) -> bool:
+        """Whether fitted tiers get a finite value."""
+        fit = self.fitted
+        weight, bias, smear = self.weight[:, fit], self.bias[fit], self.smear[fit]
+        low, high = self.log_low[fit], self.log_high[fit]
+        return (
+            _bounded(weight, bias, smear)
+            and bool((smear >= 0).all())
+            and bool(((low >= -_MAX_LOG) & (low <= high) & (high <= _MAX_LOG)).all())
+        )
 
     @property
     def fitted(self) -> npt.NDArray[np.bool_]:
@@ -269,17 +359,23 @@ class CostEstimator:
     def from_arrays(
         cls,
         arrays: Mapping[str, npt.NDArray[Any]],
+        sizes: Mapping[str, int],
         input_usd_per_mtok: FloatArray,
         output_usd_per_mtok: FloatArray,
     ) -> CostEstimator:
-        """From the artifact."""
-        return cls(
-            LogLinearHead.from_arrays("input_tokens", arrays),
-            LogLinearHead.from_arrays("output_tokens", arrays),
-            LogLinearHead.from_arrays("usd", arrays),
+        """From the artifact; ``sizes`` are D, T and m."""
+        made = cls(
+            LogLinearHead.from_arrays("input_tokens", arrays, sizes),
+            LogLinearHead.from_arrays("output_tokens", arrays, sizes),
+            LogLinearHead.from_arrays("usd", arrays, sizes),
             input_usd_per_mtok,
             output_usd_per_mtok,
         )
+        if not made.known.all():
+            raise ArtifactError(
+                "expected a cost of every tier in the artifact, got none for some: train it again."
+            )
+        return made
 
 
 @dataclass(frozen=True, slots=True)

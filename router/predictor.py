@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from router.decision import Predictions
 from router.embedding import Embedder
+from router.errors import ArtifactError
 from router.estimators import CostEstimator, SuccessEstimator
-from router.query_features import query_features, query_features_many
+from router.query_features import FEATURE_NAMES, query_features, query_features_many
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
@@ -85,17 +86,41 @@ class Predictor:
         arrays: Mapping[str, npt.NDArray[Any]],
         *,
         embedder: Embedder,
+        dimension: int,
         members: list[str],
         min_similarity: float,
         input_usd_per_mtok: FloatArray,
         output_usd_per_mtok: FloatArray,
     ) -> Predictor:
-        """From the artifact's arrays."""
+        """From the artifact's arrays; raises ArtifactError where they do not fit each other.
+
+        ``dimension`` is the embedder's: asking a contextual one would load it.
+        """
+        references = arrays.get("references")
+        if (
+            references is None
+            or references.dtype != np.float32
+            or references.ndim != 2
+            or references.shape[0] < 1
+            or references.shape[1] != dimension
+            or not np.isfinite(references).all()
+        ):
+            raise ArtifactError(
+                f"expected references of {dimension} dimensions in the artifact, got others: "
+                "train it again."
+            )
+        n_tiers = len(input_usd_per_mtok)
+        sizes = {
+            "D": dimension + len(FEATURE_NAMES),
+            "T": n_tiers,
+            "2T+1": 2 * n_tiers + 1,
+            "m": len(references),
+        }
         return cls(
             embedder,
-            SuccessEstimator.from_arrays(members, arrays),
-            CostEstimator.from_arrays(arrays, input_usd_per_mtok, output_usd_per_mtok),
-            arrays["references"],
+            SuccessEstimator.from_arrays(members, arrays, sizes),
+            CostEstimator.from_arrays(arrays, sizes, input_usd_per_mtok, output_usd_per_mtok),
+            references,
             min_similarity,
         )
 

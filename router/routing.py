@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from router.artifact import Artifact, default_artifact_folder, load_artifact
 from router.certificate import Floor
+from router.contents import read_contents, tested_prices
 from router.decision import Decision, Predictions, Reason
-from router.embedding import Embedder, SentenceTransformerEmbedder, StaticEmbedder
-from router.errors import ArtifactError, InputError, PriceError, RoutingError
-from router.estimators import TierMeans
+from router.errors import InputError, PriceError, RoutingError
+from router.estimators import CostEstimator, TierMeans
 from router.policy import Policy, escalation_order
 from router.predictor import Predictor
 from router.prices import PriceBook
@@ -78,37 +78,15 @@ class Router:
         carries. Raises ArtifactError where anything is missing, altered, unsigned or too new.
         """
         artifact = load_artifact(default_artifact_folder() if path is None else path, key=key)
-        try:
-            return cls._from_artifact(artifact, price_book)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ArtifactError(
-                f"expected a complete artifact of format {artifact.manifest['format']}, got one "
-                f"with wrong content ({type(error).__name__}): train it again."
-            ) from error
-
-    @classmethod
-    def _from_artifact(cls, artifact: Artifact, price_book: PriceBook | None) -> Router:
-        manifest = artifact.manifest
-        tiers = TierSet.from_dicts(manifest["tiers"])
-        tested_in = _prices(manifest["prices"]["input_usd_per_mtok"])
-        tested_out = _prices(manifest["prices"]["output_usd_per_mtok"])
-        predictor = Predictor.from_arrays(
-            artifact.arrays,
-            embedder=_embedder(manifest["embedder"], artifact.embedder_files),
-            members=manifest["estimator"]["members"],
-            min_similarity=float(manifest["out_of_distribution"]["min_similarity"]),
-            input_usd_per_mtok=tested_in,
-            output_usd_per_mtok=tested_out,
+        contents = read_contents(artifact)
+        router = cls(
+            artifact, contents.predictor, contents.tiers, contents.policy, contents.certificate
         )
-        policy = Policy.from_dict(manifest["policy"])
-        certificate = (
-            Certificate.from_dict(manifest["certificate"]) if manifest["certificate"] else None
-        )
-        router = cls(artifact, predictor, tiers, policy, certificate)
-        now_in, now_out = _current_prices(tiers, tested_in, tested_out, price_book)
-        if _same(now_in, tested_in) and _same(now_out, tested_out):
+        tested = tested_prices(artifact.manifest)
+        current = _current_prices(contents.tiers, *tested, price_book)
+        if all(_same(now, then) for now, then in zip(current, tested, strict=True)):
             return router
-        return router.repriced(now_in, now_out)
+        return router.repriced(*current)
 
     def repriced(self, input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray) -> Router:
         """The same router at other prices (T,), NaN where a tier goes by logged dollars.
@@ -116,24 +94,34 @@ class Router:
         A success floor is selected and tested again at the new prices; its certificate may be lost,
         and the decisions then say ``certified: false``.
         """
-        predictor = self.predictor.priced(input_usd_per_mtok, output_usd_per_mtok)
-        policy, certificate = self.policy, self.certificate
-        if certificate is not None:
-            training = self.manifest["training"]
-            rows = self.calibration.repriced(
-                _calibration_cost(self._arrays, input_usd_per_mtok, output_usd_per_mtok)
+        prices = [np.array(p, dtype=float) for p in (input_usd_per_mtok, output_usd_per_mtok)]
+        if any(p.shape != (len(self.tiers),) or (p < 0).any() or np.isinf(p).any() for p in prices):
+            raise InputError(
+                f"expected {len(self.tiers)} input and output prices of at least 0, got others: "
+                "give one of each for every tier, NaN where its cost goes by dollars."
             )
-            policy, certificate = certify(
-                rows,
-                Floor(certificate.rate, certificate.margin, certificate.relative_to),
-                tier_success=np.asarray(training["tier_success"], dtype=float),
-                tier_cost_usd=TierMeans.from_dict(training["tier_means"]).dollars(predictor.cost),
-                names=self._names,
-                safe_tier=policy.safe_tier,
-                strongest=policy.strongest,
-                confidence=certificate.confidence,
+        predictor = self.predictor.priced(*prices)
+        if not predictor.cost.known.all():
+            raise InputError(
+                "expected a price of every tier whose cost is known in tokens only, got NaN: "
+                "give its price."
             )
         artifact = Artifact(Path(), self.manifest, self._arrays, {})
+        router = Router(artifact, predictor, self.tiers, self.policy, self.certificate)
+        floor = self.certificate
+        if floor is None:
+            return router
+        training = self.manifest["training"]
+        policy, certificate = certify(
+            router.calibration,
+            Floor(floor.rate, floor.margin, floor.relative_to),
+            tier_success=np.asarray(training["tier_success"], dtype=float),
+            tier_cost_usd=TierMeans.from_dict(training["tier_means"]).dollars(predictor.cost),
+            names=self._names,
+            safe_tier=self.safe_tier,
+            strongest=self.policy.strongest,
+            confidence=floor.confidence,
+        )
         return Router(artifact, predictor, self.tiers, policy, certificate)
 
     def route(
@@ -181,6 +169,9 @@ class Router:
             )
         if not len(queries):
             return []
+        if not isinstance(queries, str):
+            for query in queries:
+                self._check(query)
         predicted = self.predictor.predict(queries)
         rows = zip(
             predicted.p_success.tolist(),
@@ -214,6 +205,11 @@ class Router:
         self._check(query)
         p, cost, unknown = self.predictor.predict_one(query)
         value = self.policy.success_value_usd if success_value_usd is None else success_value_usd
+        if not value >= 0:
+            raise InputError(
+                f"expected a success to be worth 0 dollars or more, got {value!r}: "
+                "give for example 0.01."
+            )
         allowed = self._allowed(query, exclude, context_tokens, needs)
         usable = [t for t in range(len(p)) if allowed is None or allowed[t]]
         if unknown and self.safe_tier in usable:
@@ -226,10 +222,7 @@ class Router:
         predicted = self.predictor.predict(queries)
         if not self._limited:
             return predicted
-        every = [True] * len(self.tiers)
-        return replace(
-            predicted, allowed=np.array([self._allowed(query) or every for query in queries])
-        )
+        return replace(predicted, allowed=np.array([self._candidates(query) for query in queries]))
 
     def action_dist(self, predictions: Predictions) -> FloatArray:
         """Probability of every tier (n, T) under the policy and the out-of-distribution rule."""
@@ -242,16 +235,20 @@ class Router:
 
     @property
     def calibration(self) -> CalibrationRows:
-        """The rows on which the floor was tested: predictions and outcomes, no text."""
+        """The rows on which the floor was tested: predictions and outcomes, no text.
+
+        At the prices in force: realised costs moved in proportion to the expected ones.
+        """
         a = self._arrays
         cost = self.predictor.cost
-        return CalibrationRows(
+        tested = CalibrationRows(
             a["calibration.p_success"],
-            _calibration_cost(a, cost.input_usd_per_mtok, cost.output_usd_per_mtok),
+            _calibration_cost(a, cost.priced(*tested_prices(self.manifest))),
             a["calibration.success"],
             a["calibration.realised_cost_usd"],
             a["calibration.out_of_distribution"].astype(bool),
         )
+        return tested.repriced(_calibration_cost(a, cost))
 
     @property
     def trained_query_hashes(self) -> npt.NDArray[np.uint64]:
@@ -274,8 +271,9 @@ class Router:
         """Which of the T tiers can take the request; None where all can."""
         if not (exclude or needs or self._limited):
             return None
-        excluded = {self.tiers.index(name) for name in exclude}
-        needed = frozenset(needs)
+        without = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        excluded = {self.tiers.index(name) for name in without}
+        needed = frozenset((needs,) if isinstance(needs, str) else needs)
         if context_tokens is None:
             context_tokens = len(query) // _CHARACTERS_PER_TOKEN
         allowed = [
@@ -288,10 +286,18 @@ class Router:
             raise RoutingError(
                 f"expected a tier for a request of about {context_tokens} tokens"
                 f"{' with ' + ', '.join(sorted(needed)) if needed else ''}"
-                f"{' without ' + ', '.join(sorted(exclude)) if excluded else ''}, got none of "
+                f"{' without ' + ', '.join(without) if without else ''}, got none of "
                 f"{', '.join(self._names)}: shorten the request, or allow another tier."
             )
         return None if all(allowed) else allowed
+
+    def _candidates(self, query: str) -> list[bool]:
+        """As ``_allowed``, for the past: what no tier seems able to take was taken all the same."""
+        every = [True] * len(self.tiers)
+        try:
+            return self._allowed(query) or every
+        except RoutingError:
+            return every
 
     def _decide(
         self,
@@ -340,28 +346,11 @@ class Router:
         )
 
 
-def _embedder(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> Embedder:
-    if spec["kind"] == "static":
-        embedder: Embedder = StaticEmbedder.from_files(files, id=spec["id"])
-        if embedder.digest != spec["digest"]:
-            raise ArtifactError(
-                "expected the embedder that the estimators were fitted on, got another one: "
-                "train the artifact again."
-            )
-        return embedder
-    # Weights stay outside the artifact: loaded, and their digest compared, on first use.
-    return SentenceTransformerEmbedder(spec["id"], expected_digest=spec["digest"])
-
-
 def _coin(artifact_id: str, request_id: str | None, query: str) -> float:
     """A number in [0, 1), uniform over requests, the same for the same request."""
     text = f"{artifact_id}\0{request_id}" if request_id is not None else f"{artifact_id}\0\0{query}"
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
-
-
-def _prices(values: Sequence[float | None]) -> FloatArray:
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
 def _same(a: FloatArray, b: FloatArray) -> bool:
@@ -384,13 +373,7 @@ def _current_prices(
     return now_in, now_out
 
 
-def _calibration_cost(
-    arrays: Mapping[str, Any], input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray
-) -> FloatArray:
-    by_tokens = np.isfinite(input_usd_per_mtok) & np.isfinite(output_usd_per_mtok)
-    tokens = (
-        arrays["calibration.input_tokens"] * input_usd_per_mtok
-        + arrays["calibration.output_tokens"] * output_usd_per_mtok
-    ) * 1e-6
-    cost: FloatArray = np.where(by_tokens, tokens, arrays["calibration.usd"])
-    return cost
+def _calibration_cost(arrays: Mapping[str, Any], cost: CostEstimator) -> FloatArray:
+    tokens = cost.dollars(arrays["calibration.input_tokens"], arrays["calibration.output_tokens"])
+    expected: FloatArray = np.where(cost.by_tokens, tokens, arrays["calibration.usd"])
+    return expected

@@ -8,6 +8,7 @@ is valid both times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -66,7 +67,9 @@ class CalibrationRows:
     def played(self, policy: Policy) -> tuple[FloatArray, FloatArray]:
         """Expected (success, realised cost) of the policy on each row, both (n,)."""
         dist = policy.action_dist(self.p_success, self.cost_usd, self.out_of_distribution)
-        return (dist * self.success).sum(axis=1), (dist * self.realised_cost_usd).sum(axis=1)
+        success: FloatArray = np.einsum("ij,ij->i", dist, self.success)
+        cost: FloatArray = np.einsum("ij,ij->i", dist, self.realised_cost_usd)
+        return success, cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,37 +161,52 @@ def certify(
     ``tier_success`` and ``tier_cost_usd`` (T,) are means over the fitting rows. "Cheapest" is least
     cost per success on the calibration rows; every certified candidate may be picked by any rule.
     """
+    budget = 1.0 - confidence
     chains = [
-        (router_chain(safe_tier, strongest), ROUTER_CHAIN_SHARE),
-        (mix_chain(tier_cost_usd, tier_success, safe_tier, strongest), MIX_CHAIN_SHARE),
+        (router_chain(safe_tier, strongest), budget * ROUTER_CHAIN_SHARE),
+        (
+            mix_chain(tier_cost_usd, tier_success, safe_tier, strongest),
+            budget * MIX_CHAIN_SHARE,
+        ),
     ]
     passed: list[_Scored] = []
-    others: list[tuple[Policy, float]] = []
-    for chain, share in chains:
-        delta = (1.0 - confidence) * share
-        n_passed = 0
+    others: list[list[Policy]] = []
+    for chain, delta in chains:
+        going, failed = True, []
         for policy in chain:
-            success, cost = rows.played(policy)
+            # The floor relative to a tier holds by identity for that tier, wherever it stands.
             # Out-of-distribution queries go to the safe tier: identity needs it to be this one.
             identical = policy.kind == "tier" and floor.relative_to == policy.low == safe_tier
-            if not identical and not floor.passes(
-                success, rows.success, delta, randomised=policy.kind == "mix"
-            ):
-                break
-            passed.append(_Scored.of(policy, success, cost))
-            n_passed += 1
-        others += [(policy, delta) for policy in chain[n_passed:]]
+            if going or identical:
+                success, cost = rows.played(policy)
+                going = going and (
+                    identical
+                    or floor.passes(success, rows.success, delta, randomised=policy.kind == "mix")
+                )
+            if going or identical:
+                passed.append(_Scored.of(policy, success, cost))
+            else:
+                failed.append(policy)
+        others.append(failed)
     certified = bool(passed)
     if certified:
-        best = min(passed, key=lambda scored: scored.cps)
+        best = _best(passed)
     else:
         value = exchange_rate(tier_cost_usd, tier_success, float(tier_success[strongest]))
         always = Policy.single(strongest, value, safe_tier, strongest)
         best = _Scored.of(always, *rows.played(always))
     # More data is asked for only where the floor leaves nothing but the reference tier itself.
     stuck = not certified or (best.policy.kind == "tier" and best.policy.low == floor.relative_to)
-    needed = _rows_needed(rows, floor, others, best, certified) if stuck else None
+    needed = None
+    if stuck and len(rows):
+        dearest = _CLEARLY_CHEAPER * best.cost_usd if certified else math.inf
+        needs = [
+            _rows_needed(rows, floor, failed, delta, dearest)
+            for failed, (_, delta) in zip(others, chains, strict=True)
+        ]
+        needed = min((n for n in needs if n is not None), default=None)
     words = floor.describe(names)
+    served = strongest if best.policy.low is None else best.policy.low
     return best.policy, Certificate(
         floor=words,
         rate=floor.rate,
@@ -202,9 +220,7 @@ def certify(
         success_rate=best.success_rate,
         cost_usd_per_request=best.cost_usd,
         rows_needed=needed,
-        sentence=_sentence(
-            words, confidence, certified, stuck, len(rows), needed, names[strongest]
-        ),
+        sentence=_sentence(words, confidence, certified, stuck, len(rows), needed, names[served]),
     )
 
 
@@ -220,25 +236,41 @@ class _Scored:
             return cls(policy, 0.0, 0.0)
         return cls(policy, float(success.mean()), float(cost.mean()))
 
-    @property
-    def cps(self) -> float:
-        return cost_per_success(self.cost_usd, self.success_rate)
+
+def _best(passed: list[_Scored]) -> _Scored:
+    """Least cost per success; of policies that do the same, the plainest.
+
+    A single tier or a mix has the exchange rate of its place on the hull, and the smallest of
+    several success values is the one at which the last request moved: both say what a success is
+    worth here, as the top of the grid does not.
+    """
+    cps = cost_per_success(
+        np.array([scored.cost_usd for scored in passed]),
+        np.array([scored.success_rate for scored in passed]),
+    )
+    least = [scored for scored, value in zip(passed, cps, strict=True) if value == cps.min()]
+    return min(least, key=lambda s: (s.policy.kind == "value", s.policy.success_value_usd))
 
 
 def _rows_needed(
-    rows: CalibrationRows,
-    floor: Floor,
-    others: list[tuple[Policy, float]],
-    best: _Scored,
-    certified: bool,
+    rows: CalibrationRows, floor: Floor, failed: list[Policy], delta: float, dearest: float
 ) -> int | None:
-    """The least number of rows that would certify a candidate that failed and is cheaper."""
-    needs = []
-    for policy, delta in others:
+    """About how many rows would certify the first candidate that costs less than ``dearest``.
+
+    A chain reaches it only by way of those before it, so that the largest number counts.
+    """
+    needed, before = 0, None
+    for policy in failed:
         success, cost = rows.played(policy)
-        if len(rows) and (not certified or cost.mean() < _CLEARLY_CHEAPER * best.cost_usd):
-            needs.append(floor.rows_needed(success, rows.success, delta))
-    return min((n for n in needs if n is not None), default=None)
+        # Neighbours on the grid mostly do the same on these rows.
+        if before is None or not np.array_equal(success, before):
+            needs = floor.rows_needed(success, rows.success, delta, randomised=policy.kind == "mix")
+            if needs is None:
+                return None
+            needed, before = max(needed, needs), success
+        if cost.mean() < dearest:
+            return needed
+    return None
 
 
 def _sentence(
@@ -248,16 +280,17 @@ def _sentence(
     stuck: bool,
     n_rows: int,
     needed: int | None,
-    strongest: str,
+    tier: str,
 ) -> str:
     if certified and not stuck:
-        return f"{floor} is certified at {confidence:.0%} confidence on {n_rows} calibration rows."
+        level = f"{100 * confidence:g}%"
+        return f"{floor} is certified at {level} confidence on {n_rows} calibration rows."
     if certified:
-        what = f"{floor} holds only by always using {strongest}; nothing cheaper is certified"
+        what = f"{floor} holds only by always using {tier}; nothing cheaper is certified"
     else:
-        what = f"{floor} could not be certified; always {strongest} is served, without a promise"
+        what = f"{floor} could not be certified; always {tier} is served, without a promise"
     if needed is None:
-        advice = "no candidate reaches it there, so more queries alone would not help"
+        advice = "no cheaper candidate reaches it there, so more such rows would not help"
     else:
         more = max(needed - n_rows, 1)
         advice = f"about {more:,} more such rows would do it with 80 % power"

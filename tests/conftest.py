@@ -39,3 +39,11 @@ def _own_experiments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def repository() -> Path:
     """The checkout's top folder."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A router over three tiers priced by tokens, with a certified floor; do not write to it."""
+    from tests.artifacts import make_small_artifact
+
+    return make_small_artifact(tmp_path_factory.mktemp("small"))

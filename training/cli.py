@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from router.cli import app, run
+from router.cli import app, emit, run
 from router.errors import InputError, MissingExtraError
 
 data_app = typer.Typer(help="Named public outcome sets.", no_args_is_help=True)
@@ -98,7 +98,7 @@ def train(
         summary["mlflow_run_id"] = result.run.run_id if result.run else None
         _print_json(summary)
     else:
-        typer.echo(training_text(result))
+        emit(training_text(result))
 
 
 @app.command()
@@ -146,7 +146,7 @@ def evaluate(
     if as_json:
         _print_json(report.to_dict())
     else:
-        typer.echo(report_text(report))
+        emit(report_text(report))
 
 
 @data_app.command("list")
@@ -168,7 +168,7 @@ def data_list(as_json: JsonFlag = False) -> None:
         _print_json({"datasets": rows})
         return
     for row in rows:
-        typer.echo(f"{row['name']:<14} {row['description']} ({row['licence']}; {row['source']})")
+        emit(f"{row['name']:<14} {row['description']} ({row['licence']}; {row['source']})")
 
 
 @data_app.command("fetch")
@@ -185,7 +185,7 @@ def data_fetch(
     if as_json:
         _print_json({"outcomes": str(fetched.outcomes), "tiers": str(fetched.tiers)})
     else:
-        typer.echo(f"outcomes: {fetched.outcomes}\ntiers:    {fetched.tiers}")
+        emit(f"outcomes: {fetched.outcomes}\ntiers:    {fetched.tiers}")
 
 
 def _objective(
@@ -274,14 +274,16 @@ def _progress() -> Iterator[Any]:
         # Not a terminal: one line per stage, not one per count.
         stage = message.split(":")[0]
         if stage != last:
-            typer.echo(message, err=True)
+            # Nobody listening is no reason to stop training.
+            with suppress(OSError):
+                typer.echo(message, err=True)
         last = stage
 
     yield say
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, indent=1, allow_nan=False))
+    emit(json.dumps(value, indent=1, allow_nan=False))
 
 
 def main() -> None:

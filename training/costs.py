@@ -54,9 +54,9 @@ def fit_cost(data: Inputs, table: OutcomeTable, book: PriceBook) -> FittedCost:
     input_price, output_price = current_prices(table.tiers, book)
     with_tokens = observed & np.isfinite(table.input_tokens) & np.isfinite(table.output_tokens)
     enough = with_tokens.sum(axis=0) >= _MIN_SHARE_WITH_TOKENS * np.maximum(observed.sum(axis=0), 1)
+    input_price[~enough] = output_price[~enough] = np.nan
     ratios, agrees, warnings = _against_log(table, input_price, output_price)
-    unusable = ~enough | ~np.isfinite(input_price) | ~agrees
-    input_price[unusable] = output_price[unusable] = np.nan
+    input_price[~agrees] = output_price[~agrees] = np.nan
 
     input_head, input_tokens = fit_head(data, table.input_tokens, with_tokens)
     output_head, output_tokens = fit_head(data, table.output_tokens, with_tokens)
@@ -75,13 +75,19 @@ def fit_cost(data: Inputs, table: OutcomeTable, book: PriceBook) -> FittedCost:
 
 
 def current_prices(tiers: TierSet, book: PriceBook) -> tuple[FloatArray, FloatArray]:
-    """Input and output prices (T,) in USD per million tokens today, NaN where nobody knows."""
+    """Input and output prices (T,) in USD per million tokens today, NaN where nobody knows.
+
+    NaN too where a fee per request comes on top: tokens times price would leave it out, so that the
+    logged dollars, which hold it, say more.
+    """
     prices = np.full((2, len(tiers)), np.nan)
     now = datetime.now(UTC)
     for index, tier in enumerate(tiers):
         try:
             price = book.price(tier, now)
         except PriceError:
+            continue
+        if price.request_usd > 0:
             continue
         prices[:, index] = price.input_usd_per_mtok, price.output_usd_per_mtok
     return prices[0], prices[1]
@@ -120,10 +126,10 @@ def _against_log(
 def fit_head(
     data: Inputs, values: FloatArray, observed: BoolArray
 ) -> tuple[LogLinearHead, FloatArray]:
-    """E[value] for positive values (n, T) by ridge on log value; cross-fitted predictions (n, T).
+    """E[value] for values (n, T) of at least 0 by ridge on log value; cross-fitted ones (n, T).
 
-    A tier with fewer than two known values stays NaN. Values of 0 count as a tenth of the least
-    positive one in the logarithm, and as 0 in the smearing.
+    A tier with fewer than two known values stays NaN; one whose values are all 0 is 0. Else values
+    of 0 count as a tenth of the least positive one in the logarithm, and as 0 in the smearing.
     """
     n_rows, n_tiers = values.shape
     scale = Scale.of(data.x)
@@ -134,7 +140,12 @@ def fit_head(
     for tier in range(n_tiers):
         known = observed[:, tier] & np.isfinite(values[:, tier])
         y = values[known, tier]
-        if len(y) < 2 or not (y > 0).any():
+        if len(y) < 2:
+            continue
+        if not (y > 0).any():
+            # A tier of one's own may be free.
+            weight[:, tier] = bias[tier] = low[tier] = high[tier] = smear[tier] = 0.0
+            held_out[:, tier] = 0.0
             continue
         log_y = np.log(np.maximum(y, 0.1 * y[y > 0].min()))
         low[tier], high[tier] = log_y.min(), log_y.max()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from router.cli import emit
 from router.errors import CpsRouterError, DatasetError
 from router.routing import Router
 from router.tiers import TierSet
@@ -39,7 +40,8 @@ def main() -> None:
     except CpsRouterError as error:
         sys.stderr.write(f"demo: {error}\n")
         raise SystemExit(error.exit_code) from None
-    sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     console.print(f"[dim]done in {time.perf_counter() - started:.0f} s[/dim]")
 
 
@@ -52,29 +54,29 @@ def _run(console: Console) -> None:
         data = fetch(DATA_SET, WORK / "data", on_progress=say)
         name = DATA_SET
     except DatasetError as error:
-        print(f"{error}\nUsing the synthetic sample instead.")
+        emit(f"{error}\nUsing the synthetic sample instead.")
         data, name, synthetic = SAMPLE, "synthetic sample", True
     tiers = TierSet.from_toml(data.tiers)
     say("reading outcomes")
     table = read_outcomes(data.outcomes, tiers)
     result = train(table, WORK / "artifact", name=name, synthetic=synthetic, on_progress=say)
-    print(f"\n== Trained on {name} ==\n{training_text(result)}")
+    emit(f"\n== Trained on {name} ==\n{training_text(result)}")
 
     router = Router.load(WORK / "artifact")
     say("evaluating on the test rows")
     report = evaluate(router, table)
-    print(f"\n== Evaluated on the test rows of {name} ==\n{report_text(report)}")
+    emit(f"\n== Evaluated on the test rows of {name} ==\n{report_text(report)}")
 
-    print("\n== Five queries routed ==")
+    emit("\n== Five queries routed ==")
     for query in QUERIES:
         decision = router.route(query)
         p, cost = decision.p_success[decision.tier], decision.cost_usd[decision.tier]
-        print(
+        emit(
             f"{query[:70]:<71}-> {decision.tier:<9} P(success) {p:.2f}, ${cost:.6f}, "
             f"reason: {decision.reason}"
         )
     if synthetic:
-        print("\nThese numbers are SYNTHETIC: they show how it works, not what it saves.")
+        emit("\nThese numbers are SYNTHETIC: they show how it works, not what it saves.")
 
 
 if __name__ == "__main__":

@@ -277,14 +277,7 @@ def _verdict(
 ) -> Verdict:
     """Lambda and the ranges come from the artifact alone: they are fixed before this test."""
     value = router.policy.success_value_usd
-    ranges = fixed_ranges(
-        differences(
-            metrics.expected_outcome(known.dist, known.cost_usd),
-            metrics.expected_outcome(known.dist, known.success),
-            known.cost_usd,
-            known.success,
-            value,
-        )
-    )
+    expected = metrics.expected_outcome(known.dist, known.cost_usd)
+    ranges = fixed_ranges(expected[:, None] - known.cost_usd, value)
     found = differences(routed.cost_usd, routed.success, cost, success, value)
     return judge(router.tiers.names, found, ranges, value, confidence=confidence, seed=seed)

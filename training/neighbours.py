@@ -27,12 +27,15 @@ MAX_CLUSTERED_ROWS = 20_000
 CLUSTER_ITERATIONS = 12
 
 
-def references(embedding: Float32Array, seed: int) -> Float32Array:
-    """Unit rows (m, d) that stand for the training queries: themselves, or k-means centroids."""
+def references(embedding: Float32Array, seed: int, max_rows: int) -> Float32Array:
+    """Unit rows (m, d) that stand for the training queries: themselves, or k-means centroids.
+
+    Queries stand for themselves up to ``max_rows`` of them.
+    """
     readable = embedding[(embedding != 0).any(axis=1)]
     if len(readable) == 0:
         return np.zeros((1, embedding.shape[1]), np.float32)
-    if len(readable) <= MAX_REFERENCE_ROWS:
+    if len(readable) <= max_rows:
         return np.ascontiguousarray(readable)
     if len(readable) > MAX_CLUSTERED_ROWS:
         chosen = np.random.default_rng(seed).choice(len(readable), MAX_CLUSTERED_ROWS, False)
@@ -58,10 +61,15 @@ class References:
     @classmethod
     def of(cls, data: Inputs) -> References:
         """One clustering of all rows, and one without each fold."""
+        everyone = references(data.embedding, data.seed, MAX_REFERENCE_ROWS)
+        # What calibrates the whole must be made like it: where all rows are condensed, so are the
+        # fewer rows of the other folds (as far as there are enough of them).
+        condensed = (data.embedding != 0).any(axis=1).sum() > MAX_REFERENCE_ROWS
+        max_rows = N_CENTROIDS if condensed else MAX_REFERENCE_ROWS
         return cls(
-            references(data.embedding, data.seed),
+            everyone,
             {
-                int(fold): references(data.embedding[data.fold != fold], data.seed)
+                int(fold): references(data.embedding[data.fold != fold], data.seed, max_rows)
                 for fold in np.unique(data.fold)
             },
         )
@@ -85,14 +93,15 @@ def neighbours(
     success: FloatArray,
     observed: BoolArray,
 ) -> NeighbourScore:
-    """Each row's outcomes counted at its nearest reference."""
+    """Each row's outcomes counted at its nearest reference; unreadable rows have none."""
     n_tiers = success.shape[1]
+    readable = (embedding != 0).any(axis=1)
     home = np.concatenate(
         [(embedding[i : i + 8192] @ refs.T).argmax(axis=1) for i in range(0, len(embedding), 8192)]
     )
     counts = np.zeros((len(refs), 2 * n_tiers + 1))
     known = np.where(observed, success, 0.0)
-    np.add.at(counts[:, :-1], home, np.hstack((known, observed)))
+    np.add.at(counts[:, :-1], home[readable], np.hstack((known, observed))[readable])
     counts[:, -1] = 1.0
     total = observed.sum(axis=0)
     prior = (known.sum(axis=0) + 0.5) / (total + 1.0)

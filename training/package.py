@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import router
-from router.artifact import save_artifact
+from router.artifact import read_manifest, save_artifact
 from router.decision import Predictions
 from router.embedding import (
     Embedder,
@@ -119,7 +120,12 @@ def save_router(
                 "tier_means": facts.tier_means.to_dict(),
                 **facts.counts,
                 "split": dict(facts.split),
-                "read": dict(facts.read_report),
+                # Where the file lay is nobody's business who gets the artifact.
+                "read": {
+                    name: value
+                    for name, value in facts.read_report.items()
+                    if name not in ("path", "rejects_path")
+                },
             },
             "metrics": dict(facts.metrics),
             "libraries": {name: _version(name) for name in _LIBRARIES},
@@ -130,9 +136,12 @@ def save_router(
         **_calibration_arrays(calibration, calibration_tokens),
         "training.query_hashes": np.unique(facts.query_hashes),
     }
-    artifact_id = save_artifact(out, manifest, arrays, embedder_files, key=key)
-    manifest["artifact_id"] = artifact_id
-    (out / MODEL_CARD).write_text(model_card(manifest), encoding="utf-8")
+    save_artifact(out, manifest, arrays, embedder_files, key=key)
+    manifest = read_manifest(out, key=key)
+    # A card, not a part: without it the artifact is whole.
+    with suppress(OSError):
+        card = model_card(manifest).encode("utf-8", "backslashreplace")
+        (out / MODEL_CARD).write_bytes(card)
     return manifest
 
 
@@ -162,9 +171,15 @@ def _calibration_arrays(
 
 
 def fingerprint(table: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> str:
-    """SHA-256 of what was learned from: hashed queries, successes and costs, in any order."""
+    """SHA-256 of what was learned from: hashed queries and their outcomes, in any order."""
     columns = np.column_stack(
-        [hashes.view(np.float64), table.success, table.cost_usd, table.output_tokens]
+        [
+            hashes.view(np.float64),
+            table.success,
+            table.cost_usd,
+            table.input_tokens,
+            table.output_tokens,
+        ]
     )
     rows = np.ascontiguousarray(columns).view([("", np.uint64)] * columns.shape[1])
     return hashlib.sha256(np.sort(rows, axis=0).tobytes()).hexdigest()

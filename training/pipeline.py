@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from router.artifact import check_destination
 from router.errors import InputError
 from router.predictor import Predictor, inputs
 from router.prices import PriceBook
@@ -113,19 +114,23 @@ def train(
     say = on_progress or (lambda message: None)
     objective = objective or Objective()
     _check_options(estimator, confidence)
+    objective.floor(table.tiers, 0)  # refuses an unknown tier now rather than later
+    asked_safe_tier = None if safe_tier is None else table.tiers.index(safe_tier)
+    check_destination(out)
     if track:
         experiment.tracking_store()  # fails before the work, not after it
-    table.require_costs()
     embed, embedder_files = package.open_embedder(embedder)
 
     # Split: test rows are not looked at; of the training rows, some only calibrate.
     split = split_table(table)
     train_rows = table.take(split.train)
+    train_rows.require_costs()
     hashes = query_hashes(train_rows.query)
-    order = np.argsort(hashes, kind="stable")  # an order that knows nothing of outcomes
+    # An order that knows nothing of outcomes, nor of the file's order.
+    order = np.lexsort((query_hashes(train_rows.request_id), hashes))
     train_rows, hashes = train_rows.take(order), hashes[order]
     calibrates = fitting_calibration(hashes)
-    _check_enough(train_rows, calibrates)
+    _check_enough(train_rows, hashes, calibrates)
     fitting, fit_hashes = train_rows.take(~calibrates), hashes[~calibrates]
     held = train_rows.take(calibrates & train_rows.complete)
 
@@ -177,7 +182,7 @@ def train(
         "tier_success": tier_success,
         "tier_cost_usd": costs.means.dollars(costs.estimator),
         "strongest": strongest,
-        "safe_tier": strongest if safe_tier is None else table.tiers.index(safe_tier),
+        "safe_tier": strongest if asked_safe_tier is None else asked_safe_tier,
         "confidence": confidence,
     }
     choice = choose_policy(objective, calibration, **options)
@@ -265,13 +270,24 @@ def _check_options(estimator: str, confidence: float) -> None:
         raise InputError(f"expected a confidence from 0.5 to 1, got {confidence:g}: try 0.95.")
 
 
-def _check_enough(train_rows: OutcomeTable, calibrates: Any) -> None:
+def _check_enough(train_rows: OutcomeTable, hashes: Any, calibrates: Any) -> None:
+    if train_rows.n_requests == 0:
+        raise InputError(
+            "expected training requests, got none: every request is in the test split, or shares "
+            "its text with one; mark rows as train in the split column or log other queries."
+        )
     complete = train_rows.complete
-    if complete.sum() >= MIN_COMPLETE_REQUESTS and (complete & calibrates).any():
-        return
-    raise InputError(
-        f"expected at least {MIN_COMPLETE_REQUESTS} training requests with the outcome of every "
-        f"tier ({', '.join(train_rows.tiers.names)}), got {int(complete.sum())} of "
-        f"{train_rows.n_requests}: without them no policy can be compared or certified; "
-        "run the same queries on every tier."
-    )
+    if complete.sum() < MIN_COMPLETE_REQUESTS:
+        raise InputError(
+            f"expected at least {MIN_COMPLETE_REQUESTS} training requests with the outcome of "
+            f"every tier ({', '.join(train_rows.tiers.names)}), got {int(complete.sum())} of "
+            f"{train_rows.n_requests}: without them no policy can be compared or certified; "
+            "run the same queries on every tier."
+        )
+    fits, texts = ~calibrates, len(np.unique(hashes))
+    divided = (complete & fits).any() and (complete & calibrates).any()
+    if not divided or len(np.unique(hashes[fits])) < 2:  # a text is on one side only
+        raise InputError(
+            f"expected different queries to fit on and to certify on, got {texts} different texts "
+            f"in {train_rows.n_requests} training requests: log more different queries."
+        )

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from training.pipeline import TrainResult
     from training.results import Estimate, PolicyResult, Report
 
-_WIDTH = 110
+# Wider than any table: cells are never folded. With three tiers a table takes about 110 columns.
+_WIDTH = 1000
 
 
 def training_text(result: TrainResult) -> str:
@@ -44,15 +46,25 @@ def training_text(result: TrainResult) -> str:
 def menu_text(menu: Sequence[dict[str, Any]]) -> str:
     """The floor menu: what each floor would cost, on the calibration rows."""
     table = _table(
-        "Floor menu (calibration rows)",
-        ("floor", "certified", "policy", "success", "$ per 1,000"),
-        ("vs strongest", "vs best single", "vs random mix", "more rows"),
+        "Floor menu on the calibration rows (* is the one asked for; vs: share of its cost saved)",
+        ("floor", "certified", "policy"),
+        (
+            "success",
+            "$ per\n1,000",
+            "vs\nstrongest",
+            "vs best\nsingle",
+            "vs random\nmix",
+            "rows\nneeded",
+        ),
     )
     for row in menu:
+        floor = row["floor"].removeprefix("success rate >= ").removeprefix("that of ")
+        # The table is about floors; the success value that each comes to is in the manifest.
+        policy = "routed" if row["policy"].startswith("routed,") else row["policy"]
         table.add_row(
-            row["floor"].replace("success rate ", "") + (" *" if row["asked"] else ""),
+            floor + (" *" if row["asked"] else ""),
             "yes" if row["certified"] else "no",
-            row["policy"],
+            policy,
             f"{row['success_rate']:.3f}",
             f"{1000 * row['cost_usd_per_request']:.4g}",
             _share(row["saving_vs_always_strongest"]),
@@ -74,8 +86,14 @@ def report_text(report: Report) -> str:
     )
     table = _table(
         "Cost per success on the test rows",
-        ("policy", "success", "$ per 1,000", "CPS $", "CPS interval"),
-        ("share per tier",),
+        ("policy",),
+        (
+            "success",
+            "$ per 1,000",
+            "CPS $",
+            "CPS interval",
+            *(f"to {tier}" for tier in report.tiers),
+        ),
     )
     for name, policy in report.policies.items():
         table.add_row(*_policy_row(name, policy), style="bold" if name == "router" else None)
@@ -125,7 +143,6 @@ def report_text(report: Report) -> str:
 
 
 def _policy_row(name: str, policy: PolicyResult) -> tuple[str, ...]:
-    shares = " ".join(f"{tier} {share:.0%}" for tier, share in policy.share.items() if share)
     interval = policy.cps_usd.interval
     return (
         name,
@@ -133,7 +150,7 @@ def _policy_row(name: str, policy: PolicyResult) -> tuple[str, ...]:
         f"{1000 * policy.cost_usd_per_request.value:.4g}",
         f"{policy.cps_usd.value:.3g}",
         "" if interval is None else f"{interval[0]:.3g} .. {interval[1]:.3g}",
-        shares,
+        *(f"{share:.0%}" if share else "" for share in policy.share.values()),
     )
 
 
@@ -145,18 +162,21 @@ def _with_interval(estimate: Estimate, form: str) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+    # Adding 0.0 takes the sign off a rounded nothing.
+    return "" if value is None else f"{round(value, 3) + 0.0:.1%}"
 
 
-def _table(title: str, first: Sequence[str], rest: Sequence[str]) -> Table:
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for index, name in enumerate((*first, *rest)):
-        numeric = name not in ("floor", "policy", "certified", "share per tier")
-        table.add_column(name, justify="right" if numeric and index else "left")
+    for name in words:
+        table.add_column(Text(name))
+    for name in numbers:
+        table.add_column(Text(name), justify="right")
     return table
 
 
 def _render(table: Table) -> str:
     out = io.StringIO()
-    Console(file=out, width=_WIDTH, no_color=True).print(table)
-    return out.getvalue().rstrip("\n")
+    # Names are the user's: what looks like markup in them is text.
+    Console(file=out, width=_WIDTH, no_color=True, markup=False, emoji=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from router.selection import CalibrationRows, Certificate, certify
 from router.tiers import TierSet
 
 FloatArray = npt.NDArray[np.float64]
+Kind = Literal["floor", "value", "budget", "min-cps"]
 
 STRONGEST = "strongest"
 DEFAULT_MARGIN = -0.05
@@ -44,13 +45,18 @@ class Objective:
     ``margin`` <= 0; "value" and "budget" have ``amount_usd``; "min-cps" nothing.
     """
 
-    kind: Literal["floor", "value", "budget", "min-cps"] = "floor"
+    kind: Kind = "floor"
     rate: float | None = None
     margin: float = DEFAULT_MARGIN
     relative_to: str = STRONGEST
     amount_usd: float = math.nan
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise InputError(
+                f"expected an objective among {', '.join(get_args(Kind))}, got {self.kind!r}: "
+                "choose one of them."
+            )
         if self.kind == "floor" and self.rate is not None and not 0.0 < self.rate < 1.0:
             raise InputError(
                 f"expected a success floor between 0 and 1, got {self.rate:g}: try 0.9."
@@ -87,7 +93,7 @@ class Objective:
             return "least cost per success, whatever the success rate"
         if self.rate is not None:
             return f"success rate >= {self.rate:g}"
-        return f"success rate >= that of {self.relative_to} - {-self.margin:g}"
+        return f"success rate >= that of {self.relative_to} - {abs(self.margin):g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,9 @@ def decision_values(
         dearest = tier_cost[np.arange(len(weights)), tier_success.argmax(axis=1)]
         reached = [
             np.minimum(
-                np.where(success >= (base + shift)[:, None], cost, np.inf).min(axis=1), dearest
+                # What reaches the floor but for rounding reaches it.
+                np.where(success >= (base + shift)[:, None] - 1e-9, cost, np.inf).min(axis=1),
+                dearest,
             )
             for shift in _FLOOR_SHIFTS
         ]

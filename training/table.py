@@ -6,6 +6,7 @@ table; they differ in how much of it is observed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,6 +219,16 @@ def read_outcomes(
             ``max_bad_share`` of all rows read are bad.
     """
     path = Path(path)
+    if not 0.0 <= max_bad_share <= 1.0:
+        raise InputError(
+            f"expected a share of bad rows from 0 to 1, got {max_bad_share:g}: choose for example "
+            "0.01."
+        )
+    if success_threshold is not None and not math.isfinite(success_threshold):
+        raise InputError(
+            f"expected a number as success threshold, got {success_threshold:g}: choose for "
+            "example 0.8."
+        )
     gathered = Gathered(tiers, PriceBook() if price_book is None else price_book)
     with Rejects(path) as rejects:
         rows = read_rows(path, needs_success=success_threshold is None)

@@ -27,7 +27,7 @@ from router.certificate import betting_lower, betting_upper
 FloatArray = npt.NDArray[np.float64]
 Label = Literal["pays", "does not pay", "not proven"]
 
-# Differences on new rows may be this many times as large as the largest calibration difference.
+# Costs on new rows may differ this many times as much as they did at most in calibration.
 _RANGE_FACTOR = 2.0
 # Above this many rows the bounds are taken over means of blocks of rows.
 _MAX_VALUES = 20_000
@@ -107,19 +107,22 @@ def differences(
     return dearer - success_value_usd * better
 
 
-def fixed_ranges(calibration_differences: FloatArray) -> FloatArray:
+def fixed_ranges(
+    calibration_cost_differences: FloatArray, success_value_usd: float = 0.0
+) -> FloatArray:
     """The range of every tier's differences that the bounds rely on, (T,), from calibration rows.
 
-    Twice the largest absolute difference. It must not depend on the rows that are judged. If one
-    of them falls outside, the bound is infinite rather than wrong.
+    Twice the largest absolute difference in cost, and all that success can make: it is from 0 to 1,
+    however rare it was on the calibration rows. The range must not depend on the rows that are
+    judged. If one of them falls outside, the bound is infinite rather than wrong.
 
-    >>> fixed_ranges(np.array([[1.0, 0.0], [-3.0, 0.0]])).tolist()
-    [6.0, 0.0]
+    >>> fixed_ranges(np.array([[1.0, 0.0], [-3.0, 0.0]]), 0.5).tolist()
+    [6.5, 0.5]
     """
-    if len(calibration_differences) == 0:
-        return np.zeros(calibration_differences.shape[1])
-    result: FloatArray = _RANGE_FACTOR * np.abs(calibration_differences).max(axis=0)
-    return result
+    if len(calibration_cost_differences) == 0:
+        return np.zeros(calibration_cost_differences.shape[1])
+    largest: FloatArray = np.abs(calibration_cost_differences).max(axis=0)
+    return _RANGE_FACTOR * largest + abs(success_value_usd)
 
 
 def judge(

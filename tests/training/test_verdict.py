@@ -65,9 +65,19 @@ def test_each_lower_bound_has_a_share_of_the_level() -> None:
     assert shared.upper_usd == alone.upper_usd
 
 
-def test_the_range_is_twice_the_largest_calibration_difference() -> None:
-    assert fixed_ranges(np.array([[0.5, -3.0], [-1.0, 2.0]])).tolist() == [2.0, 6.0]
-    assert fixed_ranges(np.empty((0, 2))).tolist() == [0.0, 0.0]
+def test_the_range_is_twice_the_largest_cost_difference_and_one_success() -> None:
+    seen = np.array([[0.5, -3.0], [-1.0, 2.0]])
+    assert fixed_ranges(seen).tolist() == [2.0, 6.0]
+    assert fixed_ranges(seen, 0.25).tolist() == [2.25, 6.25]
+    assert fixed_ranges(np.empty((0, 2)), 0.25).tolist() == [0.0, 0.0]
+
+
+def test_a_success_that_calibration_never_saw_is_within_the_range() -> None:
+    """Rare successes: the range may not rest on costs alone because nothing else was seen."""
+    cost = np.array([[0.01, 0.02]] * 30)
+    ranges = fixed_ranges(cost[:, :1] - cost, 5.0)
+    value = differences(np.array([0.01]), np.array([0.0]), cost[:1], np.array([[0.0, 1.0]]), 5.0)
+    assert (np.abs(value) <= ranges).all()
 
 
 def test_a_value_above_the_range_makes_the_upper_bound_infinite() -> None:
@@ -127,12 +137,12 @@ def test_without_a_finite_success_value_nothing_is_proven_but_identity() -> None
     routed = np.where(np.arange(50) < 25, 0, 1)
     rows = np.arange(50)
     mixed = differences(cost[rows, routed], success[rows, routed], cost, success, math.inf)
-    found = judge(["a", "b"], mixed, fixed_ranges(mixed), math.inf)
+    found = judge(["a", "b"], mixed, fixed_ranges(cost, math.inf), math.inf)
     assert found.label == "not proven"
     assert "no finite value" in found.sentence
     json.dumps(found.to_dict(), allow_nan=False)
     same = differences(cost[:, 0], success[:, 0], cost, success, math.inf)
-    assert judge(["a", "b"], same, fixed_ranges(same), math.inf).label == "does not pay"
+    assert judge(["a", "b"], same, fixed_ranges(cost, math.inf), math.inf).label == "does not pay"
 
 
 @pytest.mark.parametrize(

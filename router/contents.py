@@ -1,0 +1,190 @@
+"""From a verified artifact to what routes: refused here, on loading, if it could fail later.
+
+Digests say that an artifact is what was saved; this says that what was saved fits together, so that
+no decision meets an array of another shape or a tier that is not there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from router.artifact import Artifact
+from router.embedding import Embedder, SentenceTransformerEmbedder, StaticEmbedder
+from router.errors import ArtifactError, InputError
+from router.estimators import TierMeans
+from router.policy import Policy
+from router.predictor import Predictor
+from router.query_features import FEATURE_NAMES
+from router.selection import Certificate
+from router.tiers import TierSet
+
+FloatArray = npt.NDArray[np.float64]
+
+_KINDS = ("value", "tier", "mix")
+_CALIBRATION = ("p_success", "success", "realised_cost_usd", "input_tokens", "output_tokens", "usd")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an artifact says: tiers, how to predict, what to do, and what of it is certified."""
+
+    tiers: TierSet
+    predictor: Predictor
+    policy: Policy
+    certificate: Certificate | None
+
+
+def read_contents(artifact: Artifact) -> Contents:
+    """Raises ArtifactError where anything is missing or does not fit the rest."""
+    try:
+        return _read(artifact.manifest, artifact.arrays, artifact.embedder_files)
+    except ArtifactError:
+        raise
+    except (InputError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ArtifactError(
+            f"expected a complete artifact of format {artifact.manifest['format']}, got one "
+            f"with wrong content ({type(error).__name__}): train it again."
+        ) from error
+
+
+def tested_prices(manifest: Mapping[str, Any]) -> tuple[FloatArray, FloatArray]:
+    """Input and output prices (T,) in USD per million tokens that the policy was tested at.
+
+    NaN where a tier's cost is predicted in dollars.
+    """
+    prices = manifest["prices"]
+    return _numbers(prices["input_usd_per_mtok"]), _numbers(prices["output_usd_per_mtok"])
+
+
+def _read(
+    manifest: Mapping[str, Any],
+    arrays: Mapping[str, npt.NDArray[Any]],
+    embedder_files: Mapping[str, bytes],
+) -> Contents:
+    tiers = TierSet.from_dicts(manifest["tiers"])
+    prices = tested_prices(manifest)
+    for price in prices:
+        _require(price.shape == (len(tiers),) and not (price < 0).any(), "a price of every tier")
+    # The estimators' inputs stand in this order.
+    _require(
+        manifest["query_features"] == list(FEATURE_NAMES), f"the query features {FEATURE_NAMES}"
+    )
+    min_similarity = manifest["out_of_distribution"]["min_similarity"]
+    _require(_is_number(min_similarity), "a least similarity")
+    predictor = Predictor.from_arrays(
+        arrays,
+        embedder=_embedder(manifest["embedder"], embedder_files),
+        dimension=manifest["embedder"]["dimension"],
+        members=manifest["estimator"]["members"],
+        min_similarity=float(min_similarity),
+        input_usd_per_mtok=prices[0],
+        output_usd_per_mtok=prices[1],
+    )
+    policy = Policy.from_dict(manifest["policy"])
+    _require(_is_policy(policy, len(tiers)), "a policy over its tiers")
+    certificate = None
+    if manifest["certificate"] is not None:
+        certificate = Certificate.from_dict(manifest["certificate"])
+        _require(_is_certificate(certificate, len(tiers)), "a certificate over its tiers")
+    _check_training(manifest["training"], len(tiers))
+    _check_calibration(arrays, len(tiers))
+    return Contents(tiers, predictor, policy, certificate)
+
+
+def _embedder(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> Embedder:
+    _require(
+        isinstance(spec["id"], str) and type(spec["dimension"]) is int, "an embedder's id and size"
+    )
+    if spec["kind"] == "static":
+        embedder = StaticEmbedder.from_files(files, id=spec["id"])
+        if embedder.digest != spec["digest"] or embedder.dimension != spec["dimension"]:
+            raise ArtifactError(
+                "expected the embedder that the estimators were fitted on, got another one: "
+                "train the artifact again."
+            )
+        return embedder
+    _require(
+        spec["kind"] == "sentence-transformers" and isinstance(spec["digest"], str),
+        "an embedder of kind static or sentence-transformers",
+    )
+    # Weights stay outside the artifact: loaded, and their digest compared, on first use.
+    return SentenceTransformerEmbedder(spec["id"], expected_digest=spec["digest"])
+
+
+def _is_policy(policy: Policy, n_tiers: int) -> bool:
+    ends = (policy.low, policy.high)
+    return (
+        policy.kind in _KINDS
+        and _is_number(policy.success_value_usd)
+        and policy.success_value_usd >= 0
+        and _is_tier(policy.safe_tier, n_tiers)
+        and _is_tier(policy.strongest, n_tiers)
+        and _is_number(policy.share_high)
+        and 0 <= policy.share_high <= 1
+        and (policy.kind == "value" or all(_is_tier(tier, n_tiers) for tier in ends))
+        and (policy.kind != "tier" or policy.low == policy.high)
+    )
+
+
+def _is_certificate(certificate: Certificate, n_tiers: int) -> bool:
+    relative = certificate.relative_to is not None
+    return (
+        type(certificate.certified) is bool
+        and _is_number(certificate.confidence)
+        and 0 < certificate.confidence < 1
+        and _is_number(certificate.margin)
+        and -1 < certificate.margin <= 0
+        and (_is_tier(certificate.relative_to, n_tiers) if relative else True)
+        and (certificate.rate is None if relative else _is_number(certificate.rate))
+    )
+
+
+def _check_training(training: Mapping[str, Any], n_tiers: int) -> None:
+    means = TierMeans.from_dict(training["tier_means"])
+    success = _numbers(training["tier_success"])
+    shapes = {m.shape for m in (success, means.input_tokens, means.output_tokens, means.usd)}
+    _require(shapes == {(n_tiers,)} and bool(np.isfinite(success).all()), "means of every tier")
+
+
+def _check_calibration(arrays: Mapping[str, npt.NDArray[Any]], n_tiers: int) -> None:
+    """The rows that a price change is tested on, and the hashes that evaluation leaves out."""
+    rows = {name: arrays[f"calibration.{name}"] for name in _CALIBRATION}
+    outside, hashes = arrays["calibration.out_of_distribution"], arrays["training.query_hashes"]
+    n = len(outside)
+    _require(
+        all(a.dtype == np.float64 and a.shape == (n, n_tiers) for a in rows.values())
+        and all(((rows[name] >= 0) & (rows[name] <= 1)).all() for name in _CALIBRATION[:2])
+        and bool(np.isfinite(rows["realised_cost_usd"]).all())
+        and outside.dtype == np.uint8
+        and outside.ndim == 1
+        and hashes.dtype == np.uint64
+        and hashes.ndim == 1,
+        "calibration rows of every tier",
+    )
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise ArtifactError(
+            f"expected {what} in the artifact, got something else: train it again, or upgrade "
+            "cps-router if a newer one made it."
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+
+
+def _is_tier(value: object, n_tiers: int) -> bool:
+    return type(value) is int and 0 <= value < n_tiers
+
+
+def _numbers(values: Sequence[float | None]) -> FloatArray:
+    """JSON's null is NaN."""
+    return np.array([np.nan if value is None else float(value) for value in values], dtype=float)

@@ -1,0 +1,317 @@
+"""The benchmarks run and measure what they say, on inputs of a second; never how fast."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from benchmarks import checks, data, folds, process, quality, run, serving
+from benchmarks.results import Budget, Section, Table, as_markdown, as_text, environment
+from benchmarks.told import COST_FROM_TEXT, MEAN_COST, auc_per_tier, task_means
+from router.embedding import default_embedder_folder, load_embedder, static_files
+from router.errors import DatasetError
+from router.routing import Router
+from training.fit import FAMILIES
+from training.synthetic import make_world, sample, synthetic_tiers
+from training.table import OutcomeTable
+
+QUERIES = [
+    "Translate to French: good morning",
+    "What is 17 times 23?",
+    "Compare both designs, and explain why one of them is faster than the other",
+    "¿Cuál es la capital de Australia? 🙂",
+    "Write a function that merges overlapping intervals",
+    "Is the sky blue, yes or no?",
+]
+
+
+def quiet(message: str) -> None:
+    """Progress that nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def router() -> Router:
+    return Router.load()
+
+
+@pytest.fixture(scope="module")
+def floor() -> checks.Floor:
+    return checks.bare_floor(static_files(default_embedder_folder()))
+
+
+@pytest.fixture(scope="module")
+def table() -> OutcomeTable:
+    return sample(make_world(), 160, seed=1).table
+
+
+def by_task(n: int) -> OutcomeTable:
+    """Three tiers, of which each task needs another one: whoever knows the task knows the tier."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, n)
+    success = (np.arange(3) >= kind[:, None]).astype(float)
+    words = np.array(["apple", "bridge", "copper"])[kind]
+    return OutcomeTable.from_arrays(
+        synthetic_tiers(),
+        [f"{word} question number {i}" for i, word in enumerate(words)],
+        success,
+        np.tile([0.001, 0.01, 0.1], (n, 1)),
+        task=[f"task {word}" for word in words],
+    )
+
+
+# ---------------------------------------------------------------------------------------- serving
+
+
+def test_the_floor_is_the_mean_of_token_rows(floor: checks.Floor, router: Router) -> None:
+    checks.check_floor(floor, router, QUERIES)
+    assert floor(QUERIES[0]).shape == (router.predictor.embedder.dimension,)
+
+
+def test_a_floor_over_other_vectors_is_refused(floor: checks.Floor, router: Router) -> None:
+    with pytest.raises(AssertionError):
+        checks.check_floor(lambda text: floor(text)[::-1], router, QUERIES)
+
+
+def test_a_router_that_contradicts_itself_is_not_timed(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks.check_route(router, QUERIES)
+    wrong = [0.123] * len(router.tiers)
+    honest: Callable[..., object] = router._decision
+    monkeypatch.setattr(router, "_decision", lambda tier, p, *rest: honest(tier, wrong, *rest))
+    with pytest.raises(AssertionError):
+        checks.check_route(router, QUERIES)
+
+
+def test_timed_decisions_that_differ_from_the_checked_ones_are_refused(router: Router) -> None:
+    decisions = [router.route(query) for query in QUERIES]
+    checks.check_same(decisions, decisions)
+    with pytest.raises(AssertionError):
+        checks.check_same(decisions[::-1], decisions)
+
+
+def test_calls_in_turns_answer_every_query_once_in_order() -> None:
+    asked: list[str] = []
+
+    def call(text: str) -> str:
+        asked.append(text)
+        return text.upper()
+
+    calls: dict[str, Callable[[str], object]] = {"a": call, "b": len}
+    seconds, results = serving.in_turns(calls, QUERIES, block=4)
+    assert asked == QUERIES
+    assert results == {"a": [q.upper() for q in QUERIES], "b": [len(q) for q in QUERIES]}
+    assert all(len(times) == len(QUERIES) and (times > 0).all() for times in seconds.values())
+
+
+def test_latency_times_floor_and_route_on_new_and_repeated_queries(floor: checks.Floor) -> None:
+    times = serving.latency(Router.load, floor, QUERIES[:4], QUERIES[4:], rounds=2)
+    assert set(times) == {"floor", "route", "repeated floor", "repeated route"}
+    for found in times.values():
+        assert len(found.seconds) == 8
+        assert 0 < found.p50 <= found.p99
+
+
+def test_throughput_counts_queries_per_second(router: Router) -> None:
+    rates = serving.throughput(router, QUERIES, repeats=1)
+    assert rates["ratio"] == pytest.approx(rates["route_many_per_s"] / rates["route_per_s"])
+
+
+def test_growth_doubles_the_tokens(router: Router) -> None:
+    sizes = serving.growth(router, lambda text: len(text.split()), QUERIES, repeats=1)
+    assert [size["tokens"] / sizes[0]["tokens"] for size in sizes] == [1.0, 2.0, 4.0]
+    with pytest.raises(AssertionError, match="not read whole"):
+        serving.growth(router, len, ["word " * 2_000], repeats=1)
+
+
+def test_growth_is_told_from_quadratic_growth() -> None:
+    def exponent(time_of: Callable[[float], float]) -> float:
+        return serving.growth_exponent([{"seconds": time_of(k)} for k in (1.0, 2.0, 4.0)])
+
+    assert exponent(lambda k: 5 + 3 * k) == pytest.approx(1.0)
+    assert exponent(lambda k: 5 + 3 * k**2) == pytest.approx(2.0)
+
+
+def test_a_long_query_is_routed(router: Router) -> None:
+    found = serving.long_query(router, " ".join(QUERIES).split(), n_words=5_000)
+    assert found["words"] == 5_000
+    assert found["milliseconds"] > 0
+
+
+def test_a_fresh_process_starts_and_routes_the_same(router: Router) -> None:
+    found = process.cold_start(QUERIES[0], router.route(QUERIES[0]).tier, runs=1)
+    assert 0 < found["interpreter_mb"] < found["resident_mb"] <= found["peak_mb"]
+    assert found["seconds"] > 0
+    assert "Router.load()" in process.process_table(found, {"words": 1, "milliseconds": 1}).text()
+
+
+# ---------------------------------------------------------------------------------------- quality
+
+
+def test_a_task_plays_its_own_mean_and_a_new_one_that_of_all() -> None:
+    outcome = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    found = task_means(["a", "a", "b"], outcome, ["b", "new", "a"])
+    assert found.tolist() == [[1.0, 0.0], pytest.approx([2 / 3, 2 / 3]), [0.5, 1.0]]
+
+
+def test_auc_ranks_whole_successes_and_is_unknown_for_a_constant() -> None:
+    p = np.array([[0.1, 0.5], [0.9, 0.5], [0.2, 0.5], [0.5, 0.5]])
+    success = np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.5, 1.0]])
+    first, second = auc_per_tier(p, success)
+    assert first == 1.0
+    assert np.isnan(second)
+
+
+def test_roles_are_those_of_the_pipeline(table: OutcomeTable) -> None:
+    roles = quality.Roles.of(table)
+    parts = [set(part.request_id) for part in (roles.fitting, roles.calibration, roles.test)]
+    assert set.union(*parts) == set(table.request_id)
+    assert sum(map(len, parts)) == table.n_requests
+    assert min(map(len, parts)) > 0
+
+
+@pytest.fixture(scope="module")
+def measured(table: OutcomeTable) -> tuple[list[Table], dict[str, Any], list[quality.Trained]]:
+    return quality.measure_set("sample", table, "static", "static", quiet, estimators=("knn",))
+
+
+def test_a_set_is_measured_with_the_real_pipeline(
+    measured: tuple[list[Table], dict[str, Any], list[quality.Trained]], table: OutcomeTable
+) -> None:
+    tables, found, (trained,) = measured
+    assert trained.manifest["estimator"]["family"] == "knn"
+    assert trained.report.counts.n_requests == found["n_test"]
+    assert len(trained.auc) == len(table.tiers)
+    json.dumps(run._finite(found), allow_nan=False)
+    menu, results = tables
+    assert len(menu.rows) == 3
+    assert [row[0] for row in results.rows] == ["knn", MEAN_COST, COST_FROM_TEXT]
+    assert trained.report.verdict.sentence in menu.text()
+
+
+def test_who_is_told_the_task_gains_where_the_task_says_it_all() -> None:
+    outcomes = by_task(300)
+    _, found, (trained,) = quality.measure_set(
+        "by task", outcomes, "static", "static", quiet, estimators=("knn",)
+    )
+    # Three tasks, a tier each: one third of the requests need the dearest tier, none needs a coin.
+    for told in found["told_the_task"].values():
+        assert told["mean_mix_ratio"] < 0.8
+        assert told["auc"][:2] == [1.0, 1.0]
+    blind = np.full_like(trained.predicted.p_success, 0.5)
+    roles = quality.Roles.of(outcomes)
+    known = trained.calibration
+    nothing_known = quality.mean_mix_ratio(
+        (np.full_like(known.p_success, 0.5), known.cost_usd), (blind, roles.test.cost_usd), roles
+    )
+    assert nothing_known >= 1.0 - 1e-9
+
+
+def test_folds_know_the_task_where_the_text_or_the_name_says_it() -> None:
+    found = folds.every_fold(
+        "by task",
+        by_task(180),
+        load_embedder("static"),
+        quiet,
+        families=("knn",),
+        n_folds=2,
+        seeds=(0,),
+    )
+    assert set(found) == {"knn", MEAN_COST, COST_FROM_TEXT}
+    for scores in found.values():
+        assert len(scores) == 2
+        assert all(score.mean_mix_ratio < 0.8 for score in scores)
+
+
+def test_folds_hold_out_whole_texts_once_a_seed() -> None:
+    hashes = np.repeat(np.arange(50, dtype=np.uint64), 2)
+    seen: dict[int, npt.NDArray[np.int64]] = {}
+    for seed, _, held_out in folds._folds(hashes, 4, (0, 1)):
+        seen[seed] = seen.get(seed, np.zeros(100, np.int64)) + held_out
+        assert (held_out[::2] == held_out[1::2]).all()
+    assert {seed: set(counts.tolist()) for seed, counts in seen.items()} == {0: {1}, 1: {1}}
+
+
+def test_the_fold_tables_show_mean_and_spread() -> None:
+    def scores(*ratios: float) -> list[folds.Score]:
+        return [folds.Score(ratio, [0.5, 0.75]) for ratio in ratios]
+
+    found = {"set": {"knn": scores(0.5, 0.7), COST_FROM_TEXT: scores(0.6, 0.6)}}
+    text = folds._ratio_table("static", found, 2, (0,)).text()
+    assert "0.600 (0.141)" in text
+    assert "+0.000 (0.141)" in text
+    assert "0.500 0.750" in folds._auc_table("static", found).text()
+
+
+# ---------------------------------------------------------------------------- results and command
+
+
+def test_a_missed_budget_is_reported_and_not_raised() -> None:
+    late, fast = Budget("start", 0.6, 0.5, "s"), Budget("rate", 3.0, 2.0, "x", at_least=True)
+    assert (late.row()[-1], fast.row()[-1]) == ("missed", "met")
+    assert (late.to_dict()["met"], fast.to_dict()["met"]) == (False, True)
+
+
+def test_tables_hold_every_cell_in_both_forms() -> None:
+    table = Table("Title", ("what", "n"), [("a|b", "1"), ("c", "22")], ("A note.",))
+    text, markdown = as_text([Section("S", [table])], {}), as_markdown([Section("S", [table])], {})
+    assert "\na|b    1\nc     22\n" in text
+    assert "| a/b | 1 |" in markdown
+    assert all(part in found for found in (text, markdown) for part in ("Title", "A note."))
+
+
+def test_the_environment_names_versions_and_no_place() -> None:
+    facts = environment()
+    assert {"machine", "python", "numpy", "cps-router"} <= set(facts)
+    assert str(Path.home()) not in json.dumps(facts)
+
+
+def test_sets_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CPS_ROUTER_DATA", raising=False)
+    tables, left_out = data.available_sets(quiet, ["mmlu_pro", "zeroeval"])
+    assert tables == {}
+    assert [sentence.split()[0] for sentence in left_out] == ["mmlu_pro", "zeroeval"]
+
+
+def test_without_an_index_the_sample_is_used_and_named(
+    monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    def offline(*arguments: object, **options: object) -> None:
+        raise DatasetError("no index.")
+
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(data, "fetch", offline)
+    queries, source = data.real_queries(quiet)
+    assert len(queries) == len(set(queries)) > 100
+    assert "synthetic" in source
+
+
+def test_the_command_prints_json_and_writes_markdown(
+    monkeypatch: pytest.MonkeyPatch,
+    table: OutcomeTable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(data, "available_sets", lambda *_: ({"sample": table}, ["x is left out."]))
+    out = tmp_path / "bench.md"
+    run.main(["--only", "quality", "--json", "--out", str(out)])
+    found = json.loads(capsys.readouterr().out)
+    (measured,) = found["quality"]["sets"]["sample"]
+    assert [each["asked"] for each in measured["runs"]] == ["auto", *FAMILIES]
+    assert found["environment"]["seed"] == "0"
+    markdown = out.read_text(encoding="utf-8")
+    assert "floor menu" in markdown
+    assert "x is left out." in markdown
+
+
+def test_a_set_nobody_knows_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["--only", "quality", "--set", "nonsense"])
+    assert stopped.value.code == 2
+    assert "no data set 'nonsense'" in capsys.readouterr().err
