@@ -64,7 +64,7 @@ SIGNING_KEY_VARIABLE = "CPS_ROUTER_SIGNING_KEY"
 
 _MAX_FILE_BYTES = 2 * 2**30
 # Not part of the identity: two runs that learn the same thing have the same id.
-_NOT_IDENTITY = ("artifact_id", "created", "signature")
+_NOT_IDENTITY = ("artifact_id", "created", "prices_as_of", "signature")
 # Somebody may replace the artifact while it is read; then it is read again, this often.
 _LOAD_ATTEMPTS = 5
 

@@ -120,6 +120,15 @@ def is_binary(x: FloatArray) -> bool:
     return bool(((x == 0.0) | (x == 1.0)).all())
 
 
+def relative_words(name: str, margin: float) -> str:
+    """A relative floor in words.
+
+    >>> relative_words("frontier", -0.05), relative_words("frontier", 0.0)
+    ('success rate >= that of frontier - 0.05', 'success rate >= that of frontier')
+    """
+    return f"success rate >= that of {name}" + (f" - {abs(margin):g}" if margin else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Floor:
     """A success floor: absolute, or relative to a tier (``margin`` is then at most 0).
@@ -138,7 +147,7 @@ class Floor:
         """In words."""
         if self.relative_to is None:
             return f"success rate >= {self.rate:g}"
-        return f"success rate >= that of {names[self.relative_to]} - {-self.margin:g}"
+        return relative_words(names[self.relative_to], self.margin)
 
     def terms(
         self, policy_success: FloatArray, tier_success: FloatArray

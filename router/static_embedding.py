@@ -94,10 +94,7 @@ class StaticEmbedder:
         check_sequence(texts)
         vectors = np.empty((len(texts), self.dimension), np.float32)
         for row, text in enumerate(texts):
-            vectors[row] = self._sum(text)
-        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        lengths[lengths == 0.0] = 1.0
-        vectors /= lengths[:, None]
+            vectors[row] = self.embed_one(text)
         return vectors
 
     def _sum(self, text: str) -> FloatArray:

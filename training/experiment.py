@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from router.errors import CpsRouterError, InputError, MissingExtraError
@@ -80,6 +80,33 @@ def tracking_store() -> str:
             "address, or use --no-mlflow."
         )
     return uri
+
+
+def log_artifact(manifest: Mapping[str, Any], folder: Path) -> RunInfo:
+    """Log a saved artifact to MLflow: everything comes from its manifest."""
+    training, certificate = manifest["training"], manifest["certificate"] or {}
+    metrics = {**manifest["metrics"]}
+    for name in ("success_rate", "cost_usd_per_request"):
+        if certificate:
+            metrics[f"calibration.{name}"] = certificate[name]
+    summary = {name: value for name, value in training.items() if name.startswith("n_")}
+    return log_training(
+        parameters={
+            "objective": manifest["objective"],
+            "confidence": certificate.get("confidence"),
+            "estimator": manifest["estimator"]["family"],
+            "embedder": manifest["embedder"]["id"],
+            "seed": manifest["estimator"]["seed"],
+            "policy": manifest["policy"]["description"],
+        },
+        metrics=metrics,
+        dataset_name=training["name"],
+        dataset_fingerprint=training["fingerprint"],
+        dataset_summary=summary,
+        manifest=manifest,
+        artifact_dir=folder,
+        floor_menu=manifest["floor_menu"],
+    )
 
 
 def log_training(

@@ -82,10 +82,10 @@ def save_router(
     manifest: dict[str, Any] = _jsonable(
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "prices_as_of": facts.price_date,
             "cps_router": router.__version__,
             "tiers": tiers.to_dicts(),
             "prices": {
-                "date": facts.price_date,
                 "basis": ["tokens" if by else "logged usd" for by in cost.by_tokens],
                 "input_usd_per_mtok": list(
                     np.where(cost.by_tokens, cost.input_usd_per_mtok, np.nan)

@@ -16,13 +16,11 @@ from router.artifact import check_destination
 from router.errors import InputError
 from router.predictor import Predictor, inputs
 from router.prices import PriceBook
-from router.query_features import query_features_many
 from training import experiment, package
 from training.costs import fit_cost
-from training.features import embed_queries
 from training.fit import FAMILIES, fit_metrics, fit_success
-from training.inputs import Inputs
 from training.neighbours import References
+from training.prepare import prepare
 from training.search import (
     DEFAULT_CONFIDENCE,
     Objective,
@@ -31,19 +29,14 @@ from training.search import (
     floor_menu,
     pick_family,
 )
-from training.split import fitting_calibration, fold_ids, query_hashes, split_table
 from training.table import OutcomeTable
 
 AUTO = "auto"
 # Candidates of `auto`, the simplest first.
 AUTO_FAMILIES = ("logistic", "knn", "mlp", "blend")
-N_FOLDS = 5
 # One query in a thousand of the training traffic itself counts as unlike the rest: such queries go
 # to the safe tier, which may cost thirty times the one they would get.
 SHARE_OUTSIDE = 0.001
-# Fewer rows could neither be fitted and cross-fitted nor tested.
-MIN_COMPLETE_REQUESTS = 30
-
 Progress = Callable[[str], None]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -121,27 +114,9 @@ def train(
         experiment.tracking_store()  # fails before the work, not after it
     embed, embedder_files = package.open_embedder(embedder)
 
-    # Split: test rows are not looked at; of the training rows, some only calibrate.
-    split = split_table(table)
-    train_rows = table.take(split.train)
-    train_rows.require_costs()
-    hashes = query_hashes(train_rows.query)
-    # An order that knows nothing of outcomes, nor of the file's order.
-    order = np.lexsort((query_hashes(train_rows.request_id), hashes))
-    train_rows, hashes = train_rows.take(order), hashes[order]
-    calibrates = fitting_calibration(hashes)
-    _check_enough(train_rows, hashes, calibrates)
-    fitting, fit_hashes = train_rows.take(~calibrates), hashes[~calibrates]
-    held = train_rows.take(calibrates & train_rows.complete)
-
-    # Embed.
-    say(f"embedding {train_rows.n_requests:,} queries")
-    vectors = embed_queries(embed, list(train_rows.query))
-    features = query_features_many(list(train_rows.query))
-    folds = fold_ids(fit_hashes, min(N_FOLDS, len(np.unique(fit_hashes))), seed)
-    data = Inputs(
-        vectors[~calibrates], inputs(vectors[~calibrates], features[~calibrates]), folds, seed
-    )
+    # Split and embed; test rows are not looked at, and some training rows only certify.
+    rows = prepare(table, embed, seed, say)
+    data, fitting = rows.data, rows.fitting
     refs = References.of(data)
 
     # Fit costs, then success: the family whose predictions decide best.
@@ -149,7 +124,8 @@ def train(
     costs = fit_cost(data, fitting, price_book or PriceBook())
     complete = fitting.complete
     tier_success = fitting.success[complete].mean(axis=0)
-    strongest = int(tier_success.argmax())
+    tier_cost = costs.means.dollars(costs.estimator)
+    strongest = int(np.lexsort((tier_cost, -tier_success))[0])  # of equals the cheapest
     floor = objective.floor(table.tiers, strongest)
     families = AUTO_FAMILIES if estimator == AUTO else (estimator,)
     fitted = fit_success(data, refs, fitting.success, fitting.observed, families, say)
@@ -173,14 +149,14 @@ def train(
     )
 
     # Choose the policy on rows that nothing above has seen.
+    held = rows.held
     say(f"certifying on {held.n_requests:,} calibration requests")
-    kept = calibrates & train_rows.complete
-    predictions = predictor.predict_embedded(vectors[kept], features[kept])
+    predictions = predictor.predict_embedded(rows.held_vectors, rows.held_features)
     calibration = package.calibration_rows(predictions, held.success, held.cost_usd)
     options: dict[str, Any] = {
         "tiers": table.tiers,
         "tier_success": tier_success,
-        "tier_cost_usd": costs.means.dollars(costs.estimator),
+        "tier_cost_usd": tier_cost,
         "strongest": strongest,
         "safe_tier": strongest if asked_safe_tier is None else asked_safe_tier,
         "confidence": confidence,
@@ -199,21 +175,16 @@ def train(
         menu=menu,
         calibration=calibration,
         calibration_tokens=package.calibration_tokens(
-            predictor, inputs(vectors[kept], features[kept])
+            predictor, inputs(rows.held_vectors, rows.held_features)
         ),
         facts=package.TrainingFacts(
             name=name,
-            fingerprint=package.fingerprint(train_rows, hashes),
-            query_hashes=hashes,
+            fingerprint=package.fingerprint(rows.train, rows.hashes),
+            query_hashes=rows.hashes,
             tier_success=tier_success,
             tier_means=costs.means,
-            counts={
-                "n_fitting": fitting.n_requests,
-                "n_calibration": held.n_requests,
-                "n_test": int(split.test.sum()),
-                "n_left_out_as_leaked": split.n_leaked,
-            },
-            split={"source": split.source},
+            counts=rows.counts,
+            split={"source": rows.split.source},
             read_report=table.report.to_dict(),
             family=family,
             family_values=values,
@@ -229,35 +200,8 @@ def train(
     run = None
     if track:
         say("logging the run to MLflow")
-        run = log_run(manifest, Path(out))
+        run = experiment.log_artifact(manifest, Path(out))
     return TrainResult(manifest, Path(out), [*costs.warnings, *choice.warnings], run)
-
-
-def log_run(manifest: dict[str, Any], folder: Path) -> experiment.RunInfo:
-    """Log a saved artifact to MLflow: everything comes from its manifest."""
-    training, certificate = manifest["training"], manifest["certificate"] or {}
-    metrics = {**manifest["metrics"]}
-    for name in ("success_rate", "cost_usd_per_request"):
-        if certificate:
-            metrics[f"calibration.{name}"] = certificate[name]
-    summary = {name: value for name, value in training.items() if name.startswith("n_")}
-    return experiment.log_training(
-        parameters={
-            "objective": manifest["objective"],
-            "confidence": certificate.get("confidence"),
-            "estimator": manifest["estimator"]["family"],
-            "embedder": manifest["embedder"]["id"],
-            "seed": manifest["estimator"]["seed"],
-            "policy": manifest["policy"]["description"],
-        },
-        metrics=metrics,
-        dataset_name=training["name"],
-        dataset_fingerprint=training["fingerprint"],
-        dataset_summary=summary,
-        manifest=manifest,
-        artifact_dir=folder,
-        floor_menu=manifest["floor_menu"],
-    )
 
 
 def _check_options(estimator: str, confidence: float) -> None:
@@ -268,26 +212,3 @@ def _check_options(estimator: str, confidence: float) -> None:
         )
     if not 0.5 <= confidence < 1.0:
         raise InputError(f"expected a confidence from 0.5 to 1, got {confidence:g}: try 0.95.")
-
-
-def _check_enough(train_rows: OutcomeTable, hashes: Any, calibrates: Any) -> None:
-    if train_rows.n_requests == 0:
-        raise InputError(
-            "expected training requests, got none: every request is in the test split, or shares "
-            "its text with one; mark rows as train in the split column or log other queries."
-        )
-    complete = train_rows.complete
-    if complete.sum() < MIN_COMPLETE_REQUESTS:
-        raise InputError(
-            f"expected at least {MIN_COMPLETE_REQUESTS} training requests with the outcome of "
-            f"every tier ({', '.join(train_rows.tiers.names)}), got {int(complete.sum())} of "
-            f"{train_rows.n_requests}: without them no policy can be compared or certified; "
-            "run the same queries on every tier."
-        )
-    fits, texts = ~calibrates, len(np.unique(hashes))
-    divided = (complete & fits).any() and (complete & calibrates).any()
-    if not divided or len(np.unique(hashes[fits])) < 2:  # a text is on one side only
-        raise InputError(
-            f"expected different queries to fit on and to certify on, got {texts} different texts "
-            f"in {train_rows.n_requests} training requests: log more different queries."
-        )

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from router.certificate import Floor
+from router.certificate import Floor, relative_words
 from router.errors import InputError
 from router.policy import (
     Policy,
@@ -93,7 +93,7 @@ class Objective:
             return "least cost per success, whatever the success rate"
         if self.rate is not None:
             return f"success rate >= {self.rate:g}"
-        return f"success rate >= that of {self.relative_to} - {abs(self.margin):g}"
+        return relative_words(self.relative_to, self.margin)
 
 
 @dataclass(frozen=True, slots=True)

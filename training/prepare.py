@@ -1,0 +1,132 @@
+"""From a table to what is fitted on: split, order, embed; and the rows that only certify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from router.embedding import Embedder
+from router.errors import InputError
+from router.predictor import inputs
+from router.query_features import query_features_many
+from training.features import embed_queries
+from training.inputs import Inputs
+from training.split import SplitMasks, fitting_calibration, fold_ids, query_hashes, split_table
+from training.table import OutcomeTable
+
+N_FOLDS = 5
+# Fewer rows could neither be fitted and cross-fitted nor tested.
+MIN_COMPLETE_REQUESTS = 30
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Training rows, divided and embedded.
+
+    ``train`` are all of them in an order that knows nothing of outcomes, with the ``hashes`` of
+    their texts. ``fitting`` (embedded in ``data``) are fitted on. ``held`` only certify: one row
+    per text, on which every tier is known, with its ``held_vectors`` and ``held_features``.
+    """
+
+    split: SplitMasks
+    train: OutcomeTable
+    hashes: npt.NDArray[np.uint64]
+    fitting: OutcomeTable
+    data: Inputs
+    held: OutcomeTable
+    held_vectors: Float32Array
+    held_features: Float32Array
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many requests went where, for the manifest."""
+        return {
+            "n_fitting": self.fitting.n_requests,
+            "n_calibration": self.held.n_requests,
+            "n_test": int(self.split.test.sum()),
+            "n_left_out_as_leaked": self.split.n_leaked,
+        }
+
+
+def prepare(
+    table: OutcomeTable, embedder: Embedder, seed: int, say: Callable[[str], None]
+) -> Prepared:
+    """Split by text and embed. Test rows are not looked at.
+
+    Raises InputError where a training row lacks its cost, or there are too few requests.
+    """
+    split = split_table(table)
+    train = table.take(split.train)
+    train.require_costs()
+    hashes = query_hashes(train.query)
+    order = np.lexsort((query_hashes(train.request_id), hashes))
+    train, hashes = train.take(order), hashes[order]
+    calibrates = fitting_calibration(hashes)
+    _check_enough(train, hashes, calibrates)
+
+    say(f"embedding {train.n_requests:,} queries")
+    vectors = embed_queries(embedder, list(train.query))
+    features = query_features_many(list(train.query))
+    fits, kept = ~calibrates, np.flatnonzero(calibrates & train.complete)
+    folds = fold_ids(hashes[fits], min(N_FOLDS, len(np.unique(hashes[fits]))), seed)
+    held, first = one_per_text(train.take(kept), hashes[kept])
+    return Prepared(
+        split=split,
+        train=train,
+        hashes=hashes,
+        fitting=train.take(fits),
+        data=Inputs(vectors[fits], inputs(vectors[fits], features[fits]), folds, seed),
+        held=held,
+        held_vectors=vectors[kept[first]],
+        held_features=features[kept[first]],
+    )
+
+
+def one_per_text(
+    rows: OutcomeTable, hashes: npt.NDArray[np.uint64]
+) -> tuple[OutcomeTable, npt.NDArray[np.intp]]:
+    """Means of success and cost over the copies of each text, and the first row of each.
+
+    All copies of a text are on one side of the split, so that they are a cluster, not independent
+    rows; a certificate that counted each of them would promise too much.
+    """
+    _, first, text, copies = np.unique(
+        hashes, return_index=True, return_inverse=True, return_counts=True
+    )
+
+    def mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        sums = np.zeros((len(first), values.shape[1]))
+        np.add.at(sums, text, values)
+        return sums / copies[:, None]
+
+    merged = replace(rows.take(first), success=mean(rows.success), cost_usd=mean(rows.cost_usd))
+    return merged, first
+
+
+def _check_enough(train: OutcomeTable, hashes: Any, calibrates: Any) -> None:
+    if train.n_requests == 0:
+        raise InputError(
+            "expected training requests, got none: every request is in the test split, or shares "
+            "its text with one; mark rows as train in the split column or log other queries."
+        )
+    complete = train.complete
+    if complete.sum() < MIN_COMPLETE_REQUESTS:
+        raise InputError(
+            f"expected at least {MIN_COMPLETE_REQUESTS} training requests with the outcome of "
+            f"every tier ({', '.join(train.tiers.names)}), got {int(complete.sum())} of "
+            f"{train.n_requests}: without them no policy can be compared or certified; "
+            "run the same queries on every tier."
+        )
+    fits, texts = ~calibrates, len(np.unique(hashes))
+    divided = (complete & fits).any() and (complete & calibrates).any()
+    if not divided or len(np.unique(hashes[fits])) < 2:  # a text is on one side only
+        raise InputError(
+            f"expected different queries to fit on and to certify on, got {texts} different texts "
+            f"in {train.n_requests} training requests: log more different queries."
+        )
