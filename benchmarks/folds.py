@@ -27,7 +27,7 @@ from training.features import embed_queries
 from training.fit import FAMILIES, fit_success
 from training.inputs import Inputs
 from training.neighbours import References
-from training.pipeline import N_FOLDS
+from training.prepare import N_FOLDS
 from training.split import fold_ids, query_hashes
 from training.table import OutcomeTable
 

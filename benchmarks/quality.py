@@ -21,15 +21,15 @@ import numpy.typing as npt
 from benchmarks.results import Budget, Say, Section, Table, budget_table
 from benchmarks.told import COST_FROM_TEXT, MEAN_COST, auc_per_tier, task_means
 from router.decision import Predictions
-from router.embedding import Embedder
+from router.embedding import Embedder, load_embedder
 from router.routing import Router
 from training import metrics
 from training.evaluate import evaluate
 from training.features import embed_queries
 from training.fit import FAMILIES
 from training.pipeline import AUTO, train
+from training.prepare import prepare
 from training.results import Report
-from training.split import fitting_calibration, query_hashes, split_table
 from training.table import OutcomeTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -77,18 +77,13 @@ class Roles:
     test: OutcomeTable
 
     @classmethod
-    def of(cls, table: OutcomeTable) -> Roles:
-        """The pipeline's own division; calibration in its order, tests in that of ``evaluate``."""
-        split = split_table(table)
-        rows = table.take(split.train)
-        hashes = query_hashes(rows.query)
-        order = np.argsort(hashes, kind="stable")
-        rows = rows.take(order)
-        calibrates = fitting_calibration(hashes[order])
-        test = table.take(split.test & table.complete)
+    def of(cls, table: OutcomeTable, embedder: Embedder, seed: int = 0) -> Roles:
+        """The pipeline's own division; test rows in the order of ``evaluate``."""
+        rows = prepare(table, embedder, seed, lambda message: None)
+        test = table.take(rows.split.test & table.complete)
         return cls(
-            rows.take(~calibrates & rows.complete),
-            rows.take(calibrates & rows.complete),
+            rows.fitting.take(rows.fitting.complete),
+            rows.held,
             test.take(np.argsort(test.request_id, kind="stable")),
         )
 
@@ -144,6 +139,7 @@ def train_and_evaluate(
     predicted = router.predict(list(roles.test.query))
     known = router.calibration
     calibration = Predictions(known.p_success, known.cost_usd, known.out_of_distribution)
+    assert np.array_equal(known.success, roles.calibration.success)
     _check_same_rows(report, calibration, predicted, roles)
     auc = auc_per_tier(predicted.p_success, roles.test.success)
     return Trained(estimator, result.manifest, report, predicted, calibration, auc, seconds)
@@ -152,12 +148,8 @@ def train_and_evaluate(
 def _check_same_rows(
     report: Report, calibration: Predictions, predicted: Predictions, roles: Roles
 ) -> None:
-    """The evaluation's rows are ``roles``'; else the baselines would be measured on others.
-
-    Rows of the same text may stand in another order: all their predictions are equal.
-    """
+    """The evaluation's rows are ``roles``'; else the baselines would be measured on others."""
     assert report.counts.n_requests == roles.test.n_requests
-    assert calibration.p_success.shape == roles.calibration.success.shape
     again = mean_mix_ratio(
         (calibration.p_success, calibration.cost_usd),
         (predicted.p_success, predicted.cost_usd),
@@ -208,7 +200,7 @@ def measure_set(
     seed: int = 0,
 ) -> tuple[list[Table], dict[str, Any], list[Trained]]:
     """One set with one embedder: tables, JSON, and the runs themselves."""
-    roles = Roles.of(table)
+    roles = Roles.of(table, load_embedder(embedder), seed)
     runs = [
         train_and_evaluate(name, table, roles, embedder, estimator, seed, say)
         for estimator in estimators

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,3 +62,21 @@ class Predictions:
     cost_usd: npt.NDArray[np.float64]
     out_of_distribution: npt.NDArray[np.bool_]
     allowed: npt.NDArray[np.bool_] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Several chunks as one."""
+        allowed = None
+        if any(part.allowed is not None for part in parts):
+            allowed = np.concatenate(
+                [
+                    np.ones(part.p_success.shape, bool) if part.allowed is None else part.allowed
+                    for part in parts
+                ]
+            )
+        return cls(
+            np.concatenate([part.p_success for part in parts]),
+            np.concatenate([part.cost_usd for part in parts]),
+            np.concatenate([part.out_of_distribution for part in parts]),
+            allowed,
+        )

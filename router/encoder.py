@@ -103,17 +103,19 @@ class SentenceTransformerEmbedder:
     def _load(self) -> SentenceTransformer:
         with self._lock:
             if self._model is None:
-                model = load_sentence_transformer(
-                    self.id, device=self._device, local_files_only=self._local_files_only
-                )
+                name, local_only = self.id, self._local_files_only
                 if self._expected_digest is not None:
-                    digest = _folder_digest(_model_folder(self.id))
-                    if digest != self._expected_digest:
+                    # Compared before anything is parsed; an artifact fetches nothing.
+                    folder = _model_folder(self.id)
+                    if _folder_digest(folder) != self._expected_digest:
                         raise EmbeddingError(
                             f"expected the weights of {self.id!r} that the router was trained "
                             "with, got others: install those weights or train again."
                         )
-                self._model = model
+                    name, local_only = str(folder), True
+                self._model = load_sentence_transformer(
+                    name, device=self._device, local_files_only=local_only
+                )
             return self._model
 
 
@@ -152,24 +154,28 @@ def _model_folder(name: str) -> Path:
     """The folder of a loaded model: as given, or its snapshot in the hub's local cache."""
     if Path(name).is_dir():
         return Path(name)
-    from huggingface_hub import snapshot_download
-
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise MissingExtraError("huggingface-hub", "encoder", f"The embedder {name!r}") from error
     repository = name if "/" in name else f"sentence-transformers/{name}"
-    return Path(snapshot_download(repository, local_files_only=True))
+    try:
+        return Path(snapshot_download(repository, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise EmbeddingError(
+            f"expected the model {name!r} in a folder or in the local cache, got neither: "
+            "download it on this machine first."
+        ) from error
 
 
 def _folder_digest(folder: Path) -> str:
-    weights = sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("pytorch_model*.bin"))
-    settings = [
-        path
-        for name in ("modules.json", "tokenizer.json", "vocab.txt", "config.json")
-        for path in folder.rglob(name)
-    ]
-    settings += sorted(folder.rglob("sentence_*_config.json"))
+    # Weights in other formats are pickles, which run code when they are opened.
+    weights = sorted(folder.rglob("*.safetensors"))
+    settings = [*folder.rglob("*.json"), *folder.rglob("*.txt"), *folder.rglob("*.model")]
     if not weights:
         raise EmbeddingError(
-            "expected a sentence-transformers folder with weights in it, got one without: "
-            "download the model again."
+            "expected a sentence-transformers folder with safetensors weights, got one without: "
+            "use a model that has them."
         )
     digest = hashlib.sha256()
     for path in sorted({*weights, *settings}, key=lambda path: path.relative_to(folder).as_posix()):

@@ -24,19 +24,15 @@ from router.contents import read_contents, tested_prices
 from router.decision import Decision, Predictions, Reason
 from router.errors import InputError, PriceError, RoutingError
 from router.estimators import CostEstimator, TierMeans
-from router.policy import Policy, escalation_order
+from router.policy import Policy, escalation_order, min_cps_value, value_for_budget
 from router.predictor import Predictor
 from router.prices import PriceBook
 from router.selection import CalibrationRows, Certificate, certify
-from router.tiers import TierSet
+from router.tiers import TierSet, estimated_tokens
 
 __all__ = ["Decision", "Router"]
 
 FloatArray = npt.NDArray[np.float64]
-
-# A token has about four characters of English and about two of denser scripts; three is the
-# cautious middle, used only to keep long requests away from tiers whose window is too small.
-_CHARACTERS_PER_TOKEN = 3
 
 
 class Router:
@@ -52,6 +48,7 @@ class Router:
     ) -> None:
         self.manifest: Mapping[str, Any] = artifact.manifest
         self.artifact_id = artifact.artifact_id
+        self._trained_id = self.artifact_id.split("+")[0]
         self.predictor = predictor
         self.tiers = tiers
         self.policy = policy
@@ -92,7 +89,8 @@ class Router:
         """The same router at other prices (T,), NaN where a tier goes by logged dollars.
 
         A success floor is selected and tested again at the new prices; its certificate may be lost,
-        and the decisions then say ``certified: false``.
+        and the decisions then say ``certified: false``. For a budget or least CPS the success value
+        is found again. The artifact's id gets a suffix, since this is another policy.
         """
         prices = [np.array(p, dtype=float) for p in (input_usd_per_mtok, output_usd_per_mtok)]
         if any(p.shape != (len(self.tiers),) or (p < 0).any() or np.isinf(p).any() for p in prices):
@@ -106,10 +104,18 @@ class Router:
                 "expected a price of every tier whose cost is known in tokens only, got NaN: "
                 "give its price."
             )
-        artifact = Artifact(Path(), self.manifest, self._arrays, {})
+        own = self._trained_id
+        tested = tested_prices(self.manifest)
+        if not all(_same(now, then) for now, then in zip(prices, tested, strict=True)):
+            own += f"+{hashlib.sha256(np.array(prices).tobytes()).hexdigest()[:8]}"
+        manifest = {**self.manifest, "artifact_id": own}
+        artifact = Artifact(Path(), manifest, self._arrays, {})
         router = Router(artifact, predictor, self.tiers, self.policy, self.certificate)
         floor = self.certificate
         if floor is None:
+            value = _value_at(self.manifest, router.calibration)
+            if value is not None:
+                router.policy = replace(self.policy, success_value_usd=value)
             return router
         training = self.manifest["training"]
         policy, certificate = certify(
@@ -199,7 +205,7 @@ class Router:
 
         For callers that can tell a failed answer from a good one. ``success_value_usd`` is what a
         success is worth; by default the exchange rate of the policy. Tries count as independent.
-        A query out of distribution starts at the safe tier. The other arguments, and what is
+        A query out of distribution gets the safe tier alone. The other arguments, and what is
         raised, are those of ``route``.
         """
         self._check(query)
@@ -275,12 +281,10 @@ class Router:
         excluded = {self.tiers.index(name) for name in without}
         needed = frozenset((needs,) if isinstance(needs, str) else needs)
         if context_tokens is None:
-            context_tokens = len(query) // _CHARACTERS_PER_TOKEN
+            context_tokens = estimated_tokens(query)
         allowed = [
-            index not in excluded
-            and needed <= tier.features
-            and context_tokens <= (tier.context_window_tokens or context_tokens)
-            for index, tier in enumerate(self.tiers)
+            fits and index not in excluded and needed <= self.tiers[index].features
+            for index, fits in enumerate(self.tiers.takes(context_tokens))
         ]
         if not any(allowed):
             raise RoutingError(
@@ -371,6 +375,19 @@ def _current_prices(
             continue
         now_in[index], now_out[index] = price.input_usd_per_mtok, price.output_usd_per_mtok
     return now_in, now_out
+
+
+def _value_at(manifest: Mapping[str, Any], rows: CalibrationRows) -> float | None:
+    """The success value of a budget or of least CPS at the rows' prices; None for other aims."""
+    p, cost = rows.p_success, rows.cost_usd
+    if manifest.get("objective_kind") == "min-cps":
+        return min_cps_value(p, cost)
+    if manifest.get("objective_kind") != "budget":
+        return None
+    try:
+        return value_for_budget(p, cost, float(manifest["objective_amount_usd"]))
+    except InputError:
+        return 0.0  # even the cheapest tier costs more now: it is what comes nearest
 
 
 def _calibration_cost(arrays: Mapping[str, Any], cost: CostEstimator) -> FloatArray:

@@ -29,6 +29,10 @@ from typing import overload
 
 from router.errors import TiersError
 
+# A token has about four characters of English and about two of denser scripts; three is the
+# cautious middle, used only to keep long requests away from tiers whose window is too small.
+_CHARACTERS_PER_TOKEN = 3
+
 _REQUIRED_KEYS = ("name", "provider", "model")
 _PRICE_KEYS = (
     "input_price_usd_per_mtok",
@@ -37,6 +41,15 @@ _PRICE_KEYS = (
     "output_price_usd_per_mtok",
 )
 _KEYS = (*_REQUIRED_KEYS, "aliases", *_PRICE_KEYS, "context_window_tokens", "features")
+
+
+def estimated_tokens(text: str) -> int:
+    """About how many tokens a text has, whatever the model.
+
+    >>> estimated_tokens("What is the capital of France?")
+    10
+    """
+    return len(text) // _CHARACTERS_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +219,10 @@ class TierSet(Sequence[Tier]):
         if not isinstance(tables, list) or not tables:
             raise TiersError(f"{path}: expected [[tiers]] tables, found none: add one per tier.")
         return cls.from_dicts(tables, source=str(path))
+
+    def takes(self, n_tokens: int) -> list[bool]:
+        """Which tiers have a context window for a request of so many tokens."""
+        return [n_tokens <= (tier.context_window_tokens or n_tokens) for tier in self._tiers]
 
     def to_dicts(self) -> list[dict[str, object]]:
         """The tiers as JSON-serialisable objects; `from_dicts` reads them back."""

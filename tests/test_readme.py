@@ -50,3 +50,12 @@ def test_commands_and_options_exist(repository: Path) -> None:
     }
     named = set(re.findall(r"cps-router (train|evaluate|route|data)\b", text))
     assert named == {"train", "evaluate", "route", "data"}
+
+
+def test_nothing_is_left_to_fill_in(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert not re.search(r"(DEMO|TEST)_(MB|MIN)", text)
+    shown = re.search(r"<!-- demo -->\n(.*?)<!-- /demo -->", text, flags=re.DOTALL)
+    assert shown is not None
+    for row in ("always-nano", "always-frontier", "random-mix", "keyword", "oracle", "verdict:"):
+        assert row in shown[1]

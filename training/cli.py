@@ -115,6 +115,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the resamples.")] = 0,
     max_bad_share: MaxBadShare = 0.01,
     success_threshold: SuccessThreshold = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder to write the report to: report.json and report.txt.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Cost per success of every tier, of the router and of what it must beat; and a verdict.
@@ -136,17 +139,34 @@ def evaluate(
             success_threshold=success_threshold,
             on_progress=lambda rows: say(f"reading {outcomes.name}: {rows:,} rows"),
         )
-        report = run_evaluation(
+        result = run_evaluation(
             router,
             table,
             confidence=confidence,
             seed=seed,
             on_progress=lambda stage, done, total: say(f"{stage}: {done:,} of {total:,}"),
         )
+    if report is not None:
+        _write_report(report, result)
     if as_json:
-        _print_json(report.to_dict())
+        _print_json(result.to_dict())
     else:
-        emit(report_text(report))
+        emit(report_text(result))
+
+
+def _write_report(folder: Path, result: Any) -> None:
+    from training.report_text import report_text
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(result.to_dict(), indent=1, allow_nan=False)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "report.txt").write_text(report_text(result) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"expected to write the report to {folder}, got {error.strerror or 'an error'}: "
+            "choose another folder."
+        ) from None
 
 
 @data_app.command("list")

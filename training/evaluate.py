@@ -205,11 +205,7 @@ def _predict(
     for start in range(0, len(queries), _CHUNK):
         parts.append(router.predict(queries[start : start + _CHUNK]))
         progress("predict", min(start + _CHUNK, len(queries)), len(queries))
-    predicted = Predictions(
-        np.concatenate([part.p_success for part in parts]),
-        np.concatenate([part.cost_usd for part in parts]),
-        np.concatenate([part.out_of_distribution for part in parts]),
-    )
+    predicted = Predictions.joined(parts)
     return predicted, router.action_dist(predicted)
 
 

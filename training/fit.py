@@ -49,7 +49,6 @@ class Fitted:
     family: str
     estimator: SuccessEstimator
     cross_fitted: FloatArray
-    log_loss: float
 
 
 def fit_success(
@@ -86,7 +85,7 @@ def fit_success(
         estimator = SuccessEstimator(
             tuple(member.scaled(slope * share, intercept * share) for member, _ in parts)
         )
-        fitted[family] = Fitted(family, estimator, p, log_loss(p, success, observed))
+        fitted[family] = Fitted(family, estimator, p)
     return fitted
 
 

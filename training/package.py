@@ -105,6 +105,8 @@ def save_router(
                 "seed": facts.seed,
             },
             "objective": objective.describe(),
+            "objective_kind": objective.kind,
+            "objective_amount_usd": objective.amount_usd,
             "policy": {
                 **choice.policy.to_dict(),
                 "description": describe_policy(choice.policy, tiers.names),
@@ -120,11 +122,11 @@ def save_router(
                 "tier_means": facts.tier_means.to_dict(),
                 **facts.counts,
                 "split": dict(facts.split),
-                # Where the file lay is nobody's business who gets the artifact.
+                # Counts only: neither where the file lay, nor text out of its columns.
                 "read": {
                     name: value
                     for name, value in facts.read_report.items()
-                    if name not in ("path", "rejects_path")
+                    if name.startswith("n_") or name == "reasons"
                 },
             },
             "metrics": dict(facts.metrics),

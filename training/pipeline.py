@@ -138,8 +138,7 @@ def train(
         )
         for family in families
     }
-    log_losses = {family: fitted[family].log_loss for family in families}
-    family, values = pick_family(objective, floor, candidates, log_losses, seed)
+    family, values = pick_family(objective, floor, candidates, seed)
     predictor = Predictor(
         embed,
         fitted[family].estimator,
@@ -201,7 +200,8 @@ def train(
     if track:
         say("logging the run to MLflow")
         run = experiment.log_artifact(manifest, Path(out))
-    return TrainResult(manifest, Path(out), [*costs.warnings, *choice.warnings], run)
+    warnings = [*costs.warnings, *rows.warnings(table.tiers), *choice.warnings]
+    return TrainResult(manifest, Path(out), warnings, run)
 
 
 def _check_options(estimator: str, confidence: float) -> None:

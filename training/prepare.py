@@ -13,6 +13,7 @@ from router.embedding import Embedder
 from router.errors import InputError
 from router.predictor import inputs
 from router.query_features import query_features_many
+from router.tiers import TierSet, estimated_tokens
 from training.features import embed_queries
 from training.inputs import Inputs
 from training.split import SplitMasks, fitting_calibration, fold_ids, query_hashes, split_table
@@ -21,6 +22,10 @@ from training.table import OutcomeTable
 N_FOLDS = 5
 # Fewer rows could neither be fitted and cross-fitted nor tested.
 MIN_COMPLETE_REQUESTS = 30
+
+# From these shares on, training says that requests repeat a text, or are too long for a tier.
+NOTEWORTHY_COPIES = 0.05
+NOTEWORTHY_LONG = 0.01
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -52,6 +57,24 @@ class Prepared:
             "n_test": int(self.split.test.sum()),
             "n_left_out_as_leaked": self.split.n_leaked,
         }
+
+    def warnings(self, tiers: TierSet) -> list[str]:
+        """What a reader of the certificate should know of these rows."""
+        said = []
+        copies = 1.0 - len(np.unique(self.hashes)) / len(self.hashes)
+        if copies > NOTEWORTHY_COPIES:
+            said.append(
+                f"{copies:.0%} of the training requests repeat a text; the success floor is about "
+                "different texts, each counted once, not about traffic with its repetitions."
+            )
+        tight = [not all(tiers.takes(estimated_tokens(query))) for query in self.held.query]
+        if tight and np.mean(tight) > NOTEWORTHY_LONG:
+            said.append(
+                f"{np.mean(tight):.0%} of the calibration queries are too long for some tier's "
+                "context window; where the policy wants that tier, the decision falls back to "
+                "another and is not certified."
+            )
+        return said
 
 
 def prepare(

@@ -28,6 +28,9 @@ def training_text(result: TrainResult) -> str:
         f"certificate, {training['n_test']:,} left for testing ({training['split']['source']} "
         f"split); {read['n_bad']:,} bad rows, {read['n_not_a_tier']:,} rows of no tier."
     )
+    if read["reasons"]:
+        reasons = "; ".join(f"{reason} ({n:,})" for reason, n in read["reasons"].items())
+        rows += f"\nbad rows, listed in the .rejects.jsonl file: {reasons}"
     lines = [
         rows,
         f"estimator: {manifest['estimator']['family']}",
@@ -98,12 +101,14 @@ def report_text(report: Report) -> str:
     for name, policy in report.policies.items():
         table.add_row(*_policy_row(name, policy), style="bold" if name == "router" else None)
     lines = [head, "", _render(table), ""]
-    for saving in (
+    savings = [
         report.against_strongest,
         report.against_best_single_tier,
         report.against_random_mix,
-    ):
-        if saving is not None and saving.saved_share is not None:
+    ]
+    # The best single tier may be the strongest one.
+    for saving in {saving.baseline: saving for saving in savings if saving is not None}.values():
+        if saving.saved_share is not None:
             difference = saving.success_rate_difference
             lines.append(
                 f"saved against {saving.baseline}: {_with_interval(saving.saved_share, '{:.1%}')} "

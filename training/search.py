@@ -156,13 +156,12 @@ def pick_family(
     objective: Objective,
     floor: Floor | None,
     candidates: Mapping[str, Rows],
-    log_losses: Mapping[str, float],
     seed: int,
 ) -> tuple[str, dict[str, float]]:
-    """The family of least decision value, and all values.
+    """The simplest family whose decision value cannot be told from the least, and all values.
 
-    Families within one standard error of the least (of the paired difference, by bootstrap) cannot
-    be told apart by it; among them the one of least log-loss is taken, which is less noisy.
+    ``candidates`` come the simplest first. Told apart means: by more than one standard error of the
+    paired difference, by bootstrap (the one-standard-error rule of Breiman et al., 1984).
     """
     n = len(next(iter(candidates.values())).success)
     rng = np.random.default_rng(seed)
@@ -179,12 +178,11 @@ def pick_family(
         for name, rows in candidates.items()
     }
     least = min(values.values(), key=lambda value: float(value[0]))
-    close = [
+    best = next(
         name
         for name, value in values.items()
         if value[0] - least[0] <= float((value[1:] - least[1:]).std())
-    ]
-    best = min(close, key=lambda name: log_losses[name])
+    )
     return best, {name: float(value[0]) for name, value in values.items()}
 
 
@@ -266,7 +264,8 @@ def floor_menu(
     """What other floors would cost: certified policy, cost, success and savings for each.
 
     Savings are shares of the mean cost of always the strongest tier, of the cheapest single tier
-    that meets the floor on these rows, and of the random mix at the policy's own success rate.
+    that is certified to meet the same floor, and of the random mix at the policy's own success rate
+    on these rows.
     Each floor is certified by itself; the confidence does not cover picking one after looking.
     """
     asked = objective.floor(tiers, strongest)
@@ -287,10 +286,12 @@ def floor_menu(
             strongest=strongest,
             confidence=confidence,
         )
-        target = floor.rate if floor.relative_to is None else None
-        if target is None:
-            target = float(tier_rate[floor.relative_to]) + floor.margin
-        meeting = [t for t in range(len(tiers)) if tier_rate[t] >= target] or [strongest]
+        meeting = [
+            tier
+            for tier in range(len(tiers))
+            if tier == floor.relative_to
+            or floor.passes(calibration.success[:, tier], calibration.success, 1.0 - confidence)
+        ] or [strongest]
         single = min(meeting, key=lambda t: float(tier_cost[t]))
         mix = cheapest_mix(tier_cost, tier_rate, certificate.success_rate)
         cost = certificate.cost_usd_per_request

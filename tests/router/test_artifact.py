@@ -153,16 +153,18 @@ def test_the_shipped_artifact_is_whole() -> None:
 
 def test_any_altered_byte_is_noticed(copy: Path) -> None:
     rng = random.Random(0)
-    # The date is no part of what an artifact is; without a key nothing vouches for it.
+    # The dates are no part of what an artifact is; without a key nothing vouches for them.
     manifest = (copy / "manifest.json").read_bytes()
-    start = manifest.index(b'"created"')
-    date = range(start, manifest.index(b"\n", start))
+    dates: set[int] = set()
+    for date in (b'"created"', b'"prices_as_of"'):
+        start = manifest.index(date)
+        dates |= set(range(start, manifest.index(b"\n", start)))
     for name in parts(copy):
         data = (copy / name).read_bytes()
         n_tried = 250 if name == "manifest.json" else 40
         positions = {0, len(data) - 1, *(rng.randrange(len(data)) for _ in range(n_tried))}
         for position in positions:
-            if name == "manifest.json" and position in date:
+            if name == "manifest.json" and position in dates:
                 continue
             altered = bytearray(data)
             altered[position] ^= rng.choice([rng.randrange(1, 256), 1 << rng.randrange(8)])

@@ -433,6 +433,22 @@ def test_other_weights_under_the_same_name_are_noticed(
         swapped.embed(["a cat"])
 
 
+def test_the_digest_covers_every_setting(encoder_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(encoder_folder, tmp_path / "copy")
+    before = SentenceTransformerEmbedder(copy).digest
+    (copy / "config_sentence_transformers.json").write_text('{"default_prompt_name": "query"}')
+    assert SentenceTransformerEmbedder(copy).digest != before
+
+
+def test_pickled_weights_are_refused_unread(encoder_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(encoder_folder, tmp_path / "copy")
+    expected = SentenceTransformerEmbedder(copy).digest
+    for weights in copy.rglob("*.safetensors"):
+        weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(EmbeddingError, match="safetensors"):
+        SentenceTransformerEmbedder(copy, expected_digest=expected).embed(["a cat"])
+
+
 def test_an_encoder_is_loaded_on_first_use_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     embedder = SentenceTransformerEmbedder("all-MiniLM-L6-v2")

@@ -70,6 +70,17 @@ def test_choose_takes_least_loss_then_least_cost_then_most_success_then_the_firs
         assert tier == min(ranked)[-1]
 
 
+def test_tiers_that_lose_equally_much() -> None:
+    p = np.array([[0.75, 0.5, 0.5, 0.25]])
+    cost = np.array([[0.75, 0.5, 0.5, 0.5]])
+    assert choose(p, cost, 1.0).tolist() == [1]  # equal losses: the lower cost, then the first
+    assert choose_one(p[0].tolist(), cost[0].tolist(), 1.0) == 1
+    assert choose(p[:, ::-1], cost[:, ::-1], 1.0).tolist() == [1]
+    # Where success is worth nothing, the likeliest of the cheapest.
+    assert choose(p[:, ::-1], cost[:, ::-1], 0.0).tolist() == [1]
+    assert choose_one(p[0, ::-1].tolist(), cost[0, ::-1].tolist(), 0.0) == 1
+
+
 @given(problems(), VALUE)
 def test_one_at_a_time_chooses_the_same(
     problem: tuple[FloatArray, FloatArray], value: float
@@ -330,7 +341,8 @@ def test_the_cheapest_mix_solves_the_linear_programme(seed: int) -> None:
 
 def test_a_rate_that_differs_by_rounding_is_the_same_rate() -> None:
     best = 0.1 + 0.2  # 0.30000000000000004
-    assert cheapest_mix([1.0, 2.0], [0.1, 0.3], best).reached
+    mix = cheapest_mix([1.0, 2.0], [0.1, 0.3], best)
+    assert (mix.reached, mix.share_high, mix.cost_usd) == (True, 1.0, 2.0)
     assert cheapest_mix([1.0, 2.0], [0.3, 0.9], best).cost_usd == 1.0
     assert not cheapest_mix([1.0, 2.0], [0.1, 0.3], 0.3001).reached
 

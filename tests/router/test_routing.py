@@ -452,7 +452,7 @@ def test_prices_are_not_frozen_in(priced: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         after.predict(queries).p_success, before.predict(queries).p_success
     )
-    assert after.artifact_id == before.artifact_id
+    assert after.artifact_id.startswith(f"{before.artifact_id}+")
     assert after.certificate is not None
     assert after.certificate.certified
     # Nobody knows these models but the price file: without it the old prices hold.
@@ -582,3 +582,33 @@ def test_policies_keep_their_tiers_after_a_change(priced: Path) -> None:
     assert changed.safe_tier == router.safe_tier == changed.policy.safe_tier
     assert changed.tiers == router.tiers
     np.testing.assert_array_equal(changed.trained_query_hashes, router.trained_query_hashes)
+
+
+def test_a_budget_is_kept_when_prices_rise(tmp_path: Path) -> None:
+    table = sample_table(400)
+    embedder = tiny_embedder(tmp_path / "embedder", list(table.query))
+    budget = 0.003
+    train_tiny(
+        table, tmp_path / "budget", embedder, objective=Objective("budget", amount_usd=budget)
+    )
+    router = Router.load(tmp_path / "budget")
+
+    def spent(router: Router) -> float:
+        rows = router.calibration
+        dist = router.policy.action_dist(rows.p_success, rows.cost_usd)
+        return float((dist * rows.cost_usd).sum(axis=1).mean())
+
+    assert 0.5 * budget < spent(router) <= budget
+    dearer = router.repriced(*prices(router, 10.0))
+    assert dearer.policy.success_value_usd < router.policy.success_value_usd
+    assert spent(dearer) <= budget
+    ruinous = router.repriced(*prices(router, 1e6))
+    assert ruinous.policy.success_value_usd == 0.0
+
+
+def test_another_policy_has_another_id(router: Router) -> None:
+    dearer = router.repriced(*prices(router, 50.0))
+    assert dearer.artifact_id.startswith(f"{router.artifact_id}+")
+    assert dearer.route("hello").artifact_id == dearer.artifact_id
+    again = dearer.repriced(*prices(router, 2.0))
+    assert again.artifact_id.count("+") == 1 and again.artifact_id != dearer.artifact_id

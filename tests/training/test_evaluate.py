@@ -19,10 +19,13 @@ from router.policy import Policy
 from router.routing import Router
 from router.selection import CalibrationRows, Certificate
 from router.tiers import Tier, TierSet
+from tests.artifacts import sample_table, tiny_embedder
 from training import evaluate as evaluate_module
 from training.evaluate import evaluate
+from training.pipeline import train
 from training.results import Report
-from training.split import query_hashes
+from training.search import Objective
+from training.split import query_hashes, split_table
 from training.table import OutcomeTable, ReadReport
 
 FloatArray = npt.NDArray[np.float64]
@@ -716,3 +719,32 @@ def test_what_is_evaluated_is_what_is_served(trained: tuple[Path, OutcomeTable])
     tier = np.array([router.tiers.index(decision.tier) for decision in decisions])
     spent = test.cost_usd[np.arange(len(tier)), tier]
     assert report.policies["router"].total_cost_usd == pytest.approx(float(spent.sum()))
+
+
+def test_what_is_evaluated_is_what_is_served_where_windows_are_short(tmp_path: Path) -> None:
+    table = sample_table(300)
+    tiers = TierSet.from_dicts(
+        [
+            {**tier.to_dict(), "context_window_tokens": 40 if tier.name == "frontier" else 10**6}
+            for tier in table.tiers
+        ]
+    )
+    queries = list(table.query)
+    embedder = tiny_embedder(tmp_path / "embedder", queries)
+    result = train(
+        replace(table, tiers=tiers),
+        tmp_path / "artifact",
+        objective=Objective("value", amount_usd=1.0),
+        embedder=embedder,
+        estimator="logistic",
+        track=False,
+    )
+    assert any("too long for some tier" in warning for warning in result.warnings)
+    router = Router.load(tmp_path / "artifact")
+    report = evaluate(router, table, n_bootstrap=0)
+    test = split_table(table).test
+    decisions = router.route_many([query for query, t in zip(queries, test, strict=True) if t])
+    assert {"fallback", "policy"} <= {decision.reason for decision in decisions}
+    for name in tiers.names:
+        served = np.mean([decision.tier == name for decision in decisions])
+        assert report.policies["router"].share[name] == pytest.approx(served)

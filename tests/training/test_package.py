@@ -17,6 +17,7 @@ from router import Router
 from router.artifact import load_artifact, read_manifest
 from router.embedding import StaticEmbedder, default_embedder_folder
 from router.tiers import Tier, TierSet
+from tests.artifacts import sample_table, tiny_embedder, train_tiny
 from training import package
 from training.package import fingerprint, model_card, open_embedder
 from training.pipeline import TrainResult, train
@@ -89,7 +90,6 @@ def test_the_manifest_returned_is_the_one_saved(trained: TrainResult) -> None:
         "n_bad": 0,
         "reasons": {},
         "n_not_a_tier": 0,
-        "not_a_tier": {},
         "n_retries": 0,
     }
     assert set(trained.manifest["libraries"]) >= {"numpy", "scikit-learn", "tokenizers"}
@@ -271,3 +271,19 @@ def test_the_default_embedder_comes_with_its_files(tmp_path: Path) -> None:
     shutil.copytree(default_embedder_folder(), copy)
     again, same = open_embedder(copy)
     assert again.digest == embedder.digest and same == files
+
+
+def test_text_of_the_log_is_not_in_the_manifest(tmp_path: Path) -> None:
+    table = sample_table(200)
+    strange = ReadReport(
+        path="/home/somebody/log.jsonl",
+        n_rows=601,
+        n_outcomes=600,
+        n_not_a_tier=1,
+        not_a_tier={"a prompt in the wrong column": 1},
+    )
+    embedder = tiny_embedder(tmp_path / "embedder", list(table.query))
+    result = train_tiny(replace(table, report=strange), tmp_path / "artifact", embedder)
+    text = (tmp_path / "artifact" / "manifest.json").read_text()
+    assert "wrong column" not in text and "somebody" not in text
+    assert result.manifest["training"]["read"]["n_not_a_tier"] == 1
