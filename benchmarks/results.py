@@ -116,11 +116,22 @@ class Budget:
         }
 
 
-def budget_table(title: str, budgets: Sequence[Budget]) -> Table:
+def budget_table(title: str, budgets: Sequence[Budget], notes: tuple[str, ...] = ()) -> Table:
     """The budgets, and whether each is met."""
-    return Table(
-        title, ("budget", "measured", "limit", "met?"), [budget.row() for budget in budgets]
+    rows = [budget.row() for budget in budgets]
+    return Table(title, ("budget", "measured", "limit", "met?"), rows, notes)
+
+
+def busy() -> tuple[str, ...]:
+    """A sentence where more runs on this machine than it has cores for; else nothing."""
+    load, cores = _load(), _cores()
+    if load is None or load <= cores:
+        return ()
+    sentence = (
+        f"The machine was busy (load {load:.1f} on {cores} cores): times, and p99 above all, hold "
+        "waiting for a core, the floor's too."
     )
+    return (sentence,)
 
 
 def environment() -> dict[str, str]:
@@ -131,15 +142,22 @@ def environment() -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "cps-router": router.__version__,
     }
-    if hasattr(os, "getloadavg"):
-        # Of what else ran: absolute times are worth little on a busy machine.
-        found["load average (1 min)"] = f"{os.getloadavg()[0]:.1f}"
+    load = _load()
+    if load is not None:
+        found["load average (1 min)"] = f"{load:.1f}"
     for library in _LIBRARIES:
         try:
             found[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # not on every system
+        return None
 
 
 def _cores() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks import checks, data, folds, process, quality, run, serving
+from benchmarks import checks, data, folds, process, quality, results, run, serving
 from benchmarks.results import Budget, Section, Table, as_markdown, as_text, environment
 from benchmarks.told import COST_FROM_TEXT, MEAN_COST, auc_per_tier, task_means
 from router.embedding import default_embedder_folder, load_embedder, static_files
@@ -270,6 +270,14 @@ def test_the_environment_names_versions_and_no_place() -> None:
     facts = environment()
     assert {"machine", "python", "numpy", "cps-router"} <= set(facts)
     assert str(Path.home()) not in json.dumps(facts)
+
+
+def test_a_busy_machine_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (500.0, 0.0, 0.0))
+    (sentence,) = results.busy()
+    assert "load 500.0" in sentence
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert results.busy() == ()
 
 
 def test_sets_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
