@@ -77,9 +77,9 @@ class Roles:
     test: OutcomeTable
 
     @classmethod
-    def of(cls, table: OutcomeTable, embedder: Embedder, seed: int = 0) -> Roles:
+    def of(cls, table: OutcomeTable, embedder: Embedder, seed: int, say: Say) -> Roles:
         """The pipeline's own division; test rows in the order of ``evaluate``."""
-        rows = prepare(table, embedder, seed, lambda message: None)
+        rows = prepare(table, embedder, seed, say)
         test = table.take(rows.split.test & table.complete)
         return cls(
             rows.fitting.take(rows.fitting.complete),
@@ -200,7 +200,9 @@ def measure_set(
     seed: int = 0,
 ) -> tuple[list[Table], dict[str, Any], list[Trained]]:
     """One set with one embedder: tables, JSON, and the runs themselves."""
-    roles = Roles.of(table, load_embedder(embedder), seed)
+    roles = Roles.of(
+        table, load_embedder(embedder), seed, lambda message: say(f"{name}: {message}")
+    )
     runs = [
         train_and_evaluate(name, table, roles, embedder, estimator, seed, say)
         for estimator in estimators

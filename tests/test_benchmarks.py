@@ -169,7 +169,7 @@ def test_auc_ranks_whole_successes_and_is_unknown_for_a_constant() -> None:
 
 
 def test_a_request_has_one_role(table: OutcomeTable) -> None:
-    roles = quality.Roles.of(table, load_embedder("static"))
+    roles = quality.Roles.of(table, load_embedder("static"), 0, quiet)
     parts = [set(part.request_id) for part in (roles.fitting, roles.calibration, roles.test)]
     assert set.union(*parts) <= set(table.request_id)
     assert sum(map(len, parts)) == len(set.union(*parts))
@@ -205,7 +205,7 @@ def test_who_is_told_the_task_gains_where_the_task_says_it_all() -> None:
         assert told["mean_mix_ratio"] < 0.8
         assert told["auc"][:2] == [1.0, 1.0]
     blind = np.full_like(trained.predicted.p_success, 0.5)
-    roles = quality.Roles.of(outcomes, load_embedder("static"))
+    roles = quality.Roles.of(outcomes, load_embedder("static"), 0, quiet)
     known = trained.calibration
     nothing_known = quality.mean_mix_ratio(
         (np.full_like(known.p_success, 0.5), known.cost_usd), (blind, roles.test.cost_usd), roles

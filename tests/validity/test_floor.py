@@ -167,10 +167,10 @@ def real(rows: CalibrationRows, floor: Floor, known: Known, confidence: float) -
 
 
 def _all_candidates(known: Known) -> list[Policy]:
-    # Neighbours on the grid of success values do nearly the same: a quarter of them will do.
+    # Neighbours on the grid of success values do nearly the same: an eighth of them will do.
     strongest = known.strongest
     return [
-        *router_chain(strongest, strongest)[::4],
+        *router_chain(strongest, strongest)[::8],
         *mix_chain(known.tier_cost_usd, known.tier_success, strongest, strongest),
     ]
 
@@ -305,7 +305,7 @@ def test_the_check_is_as_lenient_as_it_says() -> None:
     "floor", [Floor(rate=0.85), Floor(margin=-0.05, relative_to=0)], ids=["absolute", "relative"]
 )
 def test_it_mostly_certifies_something_much_cheaper(floor: Floor) -> None:
-    where, n_sets, cheaper = world("plain"), 100, 0
+    where, n_sets, cheaper = world("plain"), 60, 0
     for seed in range(n_sets):
         rows, known = where.draw(700, seed)
         if floor.relative_to is not None:
@@ -314,4 +314,4 @@ def test_it_mostly_certifies_something_much_cheaper(floor: Floor) -> None:
         if policy is not None:
             cost = rows.played(policy)[1].mean()
             cheaper += cost < 0.7 * rows.realised_cost_usd[:, known.strongest].mean()
-    assert cheaper >= 80
+    assert cheaper >= 48
