@@ -198,12 +198,9 @@ def success_values_for_floors(
     # Requests that move at the same lambda move together.
     last = np.append(points[1:] > points[:-1], True)
     points, rates = points[last], totals[last] / n_requests
-    # A hair above the point, so that the request has moved. Before the first point lambda is 0;
-    # where a likelier tier costs the same, a lambda too small to buy anything moves the request.
-    paid = expected_cost_usd[expected_cost_usd > 0]
-    small = 1e-6 * (float(paid.min()) if paid.size else 1.0)
-    small = min(small, float(points[points > 0].min(initial=np.inf)) / 2)
-    values = np.where(points > 0, points * (1 + 1e-9), np.where(points == 0, small, 0.0))
+    # A hair above the point, so that the request has moved. Before the first point lambda is 0,
+    # where ``choose`` already takes the likeliest of the cheapest tiers.
+    values = np.maximum(points, 0.0) * (1 + 1e-9)
     reached = rates[None, :] >= floors[:, None] - _SAME_RATE
     result: FloatArray = np.where(reached.any(axis=1), values[reached.argmax(axis=1)], values[-1])
     return result

@@ -186,7 +186,6 @@ def test_lambda_for_a_floor_is_the_smallest_that_realises_it(
 def test_equal_prices_still_let_the_better_tier_win() -> None:
     p, cost = np.array([[0.2, 0.8]]), np.array([[1.0, 1.0]])
     value = metrics.success_values_for_floors(p, cost, np.array([[0.0, 1.0]]), np.array([0.5]))
-    assert value[0] > 0
     assert choose(p, cost, float(value[0])).tolist() == [1]
 
 

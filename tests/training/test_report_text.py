@@ -169,7 +169,7 @@ def test_without_intervals_and_with_nothing_to_compare(report: Report) -> None:
         for name, policy in report.policies.items()
     }
     saving = report.against_strongest
-    free = replace(saving, saved_share=None)
+    free = replace(report.against_random_mix, saved_share=None)
     plain = replace(
         saving,
         saved_share=None if saving.saved_share is None else bare(saving.saved_share),
