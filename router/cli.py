@@ -201,3 +201,7 @@ def run(application: typer.Typer) -> None:
 def main() -> None:
     """Entry point without the training commands."""
     run(app)
+
+
+if __name__ == "__main__":
+    main()

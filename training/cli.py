@@ -309,3 +309,7 @@ def _print_json(value: dict[str, Any]) -> None:
 def main() -> None:
     """Entry point of the script ``cps-router``."""
     run(app)
+
+
+if __name__ == "__main__":
+    main()

