@@ -151,7 +151,7 @@ def value_for_budget(
             return float(value)
     cheapest = float(cost_usd.min(axis=1).mean())
     raise InputError(
-        f"expected a budget of at least ${cheapest:.6g} per request (always the cheapest tier), "
+        f"expected a budget of at least ${cheapest:.6g} per request (the cheapest choice always), "
         f"got ${budget_usd_per_request:.6g}: raise the budget or add a cheaper tier."
     )
 

@@ -113,7 +113,7 @@ class Router:
         router = Router(artifact, predictor, self.tiers, self.policy, self.certificate)
         floor = self.certificate
         if floor is None:
-            value = _value_at(self.manifest, router.calibration)
+            value = _value_at(self.manifest, *router.calibration.served(self.safe_tier))
             if value is not None:
                 router.policy = replace(self.policy, success_value_usd=value)
             return router
@@ -377,9 +377,8 @@ def _current_prices(
     return now_in, now_out
 
 
-def _value_at(manifest: Mapping[str, Any], rows: CalibrationRows) -> float | None:
-    """The success value of a budget or of least CPS at the rows' prices; None for other aims."""
-    p, cost = rows.p_success, rows.cost_usd
+def _value_at(manifest: Mapping[str, Any], p: FloatArray, cost: FloatArray) -> float | None:
+    """The success value of a budget or of least CPS at these costs; None for other aims."""
     if manifest.get("objective_kind") == "min-cps":
         return min_cps_value(p, cost)
     if manifest.get("objective_kind") != "budget":
@@ -387,7 +386,7 @@ def _value_at(manifest: Mapping[str, Any], rows: CalibrationRows) -> float | Non
     try:
         return value_for_budget(p, cost, float(manifest["objective_amount_usd"]))
     except InputError:
-        return 0.0  # even the cheapest tier costs more now: it is what comes nearest
+        return 0.0  # even the cheapest choice costs more now: it is what comes nearest
 
 
 def _calibration_cost(arrays: Mapping[str, Any], cost: CostEstimator) -> FloatArray:

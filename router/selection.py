@@ -64,6 +64,17 @@ class CalibrationRows:
             self.out_of_distribution,
         )
 
+    def served(self, safe_tier: int) -> tuple[FloatArray, FloatArray]:
+        """(p_success, cost_usd) between which a success value can choose, both (n, T).
+
+        Where a query is out of distribution, every choice comes to the safe tier.
+        """
+        unknown = self.out_of_distribution[:, None]
+        return (
+            np.where(unknown, self.p_success[:, [safe_tier]], self.p_success),
+            np.where(unknown, self.cost_usd[:, [safe_tier]], self.cost_usd),
+        )
+
     def played(self, policy: Policy) -> tuple[FloatArray, FloatArray]:
         """Expected (success, realised cost) of the policy on each row, both (n,)."""
         dist = policy.action_dist(self.p_success, self.cost_usd, self.out_of_distribution)

@@ -209,7 +209,8 @@ def choose_policy(
     """The policy for an objective.
 
     A floor is certified on the calibration rows. The other objectives promise no success rate, so
-    their lambda is read off the same rows' predictions; min-cps warns with the rate it ends at.
+    their lambda is read off the same rows' predictions, under the out-of-distribution rule that it
+    is served with; min-cps warns with the rate it ends at.
     """
     floor = objective.floor(tiers, strongest)
     if floor is not None:
@@ -225,7 +226,7 @@ def choose_policy(
         )
         warnings = [] if certificate.certified else [certificate.sentence]
         return Choice(policy, certificate, warnings)
-    p, cost = calibration.p_success, calibration.cost_usd
+    p, cost = calibration.served(safe_tier)
     if objective.kind == "value":
         value = objective.amount_usd
     elif objective.kind == "budget":

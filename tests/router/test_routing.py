@@ -593,15 +593,20 @@ def test_a_budget_is_kept_when_prices_rise(tmp_path: Path) -> None:
     )
     router = Router.load(tmp_path / "budget")
 
-    def spent(router: Router) -> float:
+    def spent(router: Router, policy: Policy) -> float:
         rows = router.calibration
-        dist = router.policy.action_dist(rows.p_success, rows.cost_usd)
-        return float((dist * rows.cost_usd).sum(axis=1).mean())
+        return float(replace(rows, realised_cost_usd=rows.cost_usd).played(policy)[1].mean())
 
-    assert 0.5 * budget < spent(router) <= budget
+    assert 0.5 * budget < spent(router, router.policy) <= budget
     dearer = router.repriced(*prices(router, 10.0))
     assert dearer.policy.success_value_usd < router.policy.success_value_usd
-    assert spent(dearer) <= budget
+    assert spent(dearer, dearer.policy) <= budget
+    # Queries out of distribution cost what the safe tier costs, and are counted.
+    unknown = (np.arange(len(router.calibration)) % 20 == 0).astype(np.uint8)
+    arrays = {"calibration.out_of_distribution": unknown}
+    other = Router.load(resave(tmp_path / "budget", tmp_path / "unknown", arrays=arrays))
+    cheaper, others = (r.repriced(*prices(router, 0.9)) for r in (router, other))
+    assert spent(others, others.policy) <= budget < spent(others, cheaper.policy)
     ruinous = router.repriced(*prices(router, 1e6))
     assert ruinous.policy.success_value_usd == 0.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from router.certificate import Floor
 from router.errors import InputError, TiersError
-from router.policy import Policy, choose, value_sweep
+from router.policy import Policy, choose, value_for_budget, value_sweep
 from router.selection import CalibrationRows
 from router.tiers import Tier, TierSet
 from training import search
@@ -285,6 +286,44 @@ def test_the_policy_of_a_budget_spends_as_much_of_it_as_it_can() -> None:
     assert mean_cost(choice.policy.success_value_usd) <= 0.02
     for value in value_sweep(rows.p_success, rows.cost_usd, 512):
         assert value <= choice.policy.success_value_usd or mean_cost(float(value)) > 0.02
+
+
+def test_a_budget_counts_queries_out_of_distribution_at_the_safe_tiers_cost() -> None:
+    rows = calibration(400)
+    unknown = np.arange(400) % 10 == 0
+    rows = replace(rows, cost_usd=rows.realised_cost_usd, out_of_distribution=unknown)
+
+    def spent(value: float, safe_tier: int) -> float:
+        return float(rows.played(Policy("value", value, safe_tier, 2))[1].mean())
+
+    budget = 0.02
+    regardless = value_for_budget(rows.p_success, rows.cost_usd, budget)
+    for safe_tier in (0, 2):
+        choice = choose_policy(
+            Objective("budget", amount_usd=budget), rows, **options(safe_tier=safe_tier)
+        )
+        assert 0.98 * budget <= spent(choice.policy.success_value_usd, safe_tier) <= budget
+    # One request in ten costs a tenth of a dollar without a choice, or hardly anything.
+    assert spent(regardless, 0) < 0.95 * budget < 1.05 * budget < spent(regardless, 2)
+    # What the safe tier alone costs cannot be chosen away.
+    least = rows.cost_usd.min(axis=1)[~unknown].sum() + rows.cost_usd[unknown, 2].sum()
+    with pytest.raises(InputError, match=re.escape(f"at least ${least / 400:.6g} per request")):
+        choose_policy(Objective("budget", amount_usd=0.005), rows, **options())
+
+
+def test_least_cost_per_success_counts_queries_out_of_distribution() -> None:
+    rows = replace(calibration(400), out_of_distribution=np.arange(400) % 10 == 0)
+    choice = choose_policy(Objective("min-cps"), rows, **options())
+
+    def expected_cps(value: float) -> float:
+        expected = replace(rows, success=rows.p_success, realised_cost_usd=rows.cost_usd)
+        success, cost = expected.played(replace(choice.policy, success_value_usd=value))
+        return float(cost.sum() / success.sum())
+
+    sweep = value_sweep(rows.p_success, rows.cost_usd, 512)
+    least = min(expected_cps(float(value)) for value in sweep)
+    assert expected_cps(choice.policy.success_value_usd * (1 + 1e-9)) <= least * (1 + 1e-9)
+    assert least < expected_cps(least / 4)
 
 
 def test_a_budget_below_the_cheapest_tier_says_what_would_do() -> None:
