@@ -2,6 +2,7 @@
 
 A query's cost matters as much as its success: both decide the tier. Heads are ridge regressions on
 the logarithm, cross-fitted by query text, with smearing so that predicted and logged sums agree.
+Held-out dollars take their smearing from the other folds: it has not seen what it is measured on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from router.errors import InputError, PriceError
 from router.estimators import CostEstimator, LogLinearHead, TierMeans
 from router.prices import PriceBook
 from router.tiers import TierSet
-from training.inputs import Inputs, Scale
+from training.inputs import Inputs, IntArray, Scale
 from training.table import OutcomeTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -149,18 +150,26 @@ def fit_head(
             continue
         log_y = np.log(np.maximum(y, 0.1 * y[y > 0].min()))
         low[tier], high[tier] = log_y.min(), log_y.max()
-        fold = data.fold[known]
-        log_all = np.empty(n_rows)
-        for f in np.unique(data.fold):
-            inside = fold != f
-            if inside.sum() < 2:
-                inside = np.ones(len(fold), dtype=bool)
+        raw = np.empty(n_rows)
+        others = _other_folds(data.fold, known)
+        for f, inside in others.items():
             model = RidgeCV(RIDGE_PENALTIES).fit(z[known][inside], log_y[inside])
-            log_all[data.fold == f] = model.predict(z[data.fold == f])
-        log_all = np.clip(log_all, low[tier], high[tier])
-        smear[tier] = y.sum() / np.exp(log_all[known]).sum()
-        held_out[:, tier] = smear[tier] * np.exp(log_all)
+            log_f = model.predict(z[data.fold == f])
+            raw[data.fold == f] = np.exp(np.clip(log_f, low[tier], high[tier]))
+        smear[tier] = y.sum() / raw[known].sum()
+        for f, inside in others.items():
+            factor = y[inside].sum() / raw[known][inside].sum()
+            held_out[data.fold == f, tier] = factor * raw[data.fold == f]
         model = RidgeCV(RIDGE_PENALTIES).fit(z[known], log_y)
         w, b = scale.fold(model.coef_[:, None], np.array([model.intercept_]))
         weight[:, tier], bias[tier] = w[:, 0], b[0]
     return LogLinearHead(weight, bias, low, high, smear), held_out
+
+
+def _other_folds(fold: IntArray, known: BoolArray) -> dict[int, BoolArray]:
+    """Of every fold the known rows outside it; all of them where fewer than two are."""
+    result = {}
+    for f in np.unique(fold):
+        outside = fold[known] != f
+        result[int(f)] = outside if outside.sum() >= 2 else np.ones_like(outside)
+    return result
