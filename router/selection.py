@@ -24,6 +24,8 @@ from router.policy import Policy, cheapest_mix, mix_hull
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+# Of the training queries: the others are fitted on.
+CALIBRATION_SHARE = 0.40
 # The error budget 1 - confidence is shared by two chains; most goes to the one that reads queries.
 ROUTER_CHAIN_SHARE = 0.75
 MIX_CHAIN_SHARE = 0.25
@@ -295,7 +297,7 @@ def _sentence(
 ) -> str:
     if certified and not stuck:
         level = f"{100 * confidence:g}%"
-        return f"{floor} is certified at {level} confidence on {n_rows} calibration rows."
+        return f"{floor} is certified at {level} confidence on {n_rows:,} calibration rows."
     if certified:
         what = f"{floor} holds only by always using {tier}; nothing cheaper is certified"
     else:
@@ -304,5 +306,9 @@ def _sentence(
         advice = "no cheaper candidate reaches it there, so more such rows would not help"
     else:
         more = max(needed - n_rows, 1)
-        advice = f"about {more:,} more such rows would do it with 80 % power"
-    return f"{what} on {n_rows} calibration rows: {advice}."
+        queries = math.ceil(more / CALIBRATION_SHARE)
+        advice = (
+            f"about {more:,} more of them would do it with 80 % power, which is about {queries:,} "
+            f"more training queries, as {CALIBRATION_SHARE:.0%} of them calibrate"
+        )
+    return f"{what} on {n_rows:,} calibration rows: {advice}."

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.errors import InputError
+from router.selection import CALIBRATION_SHARE
 
 if TYPE_CHECKING:
     from training.table import OutcomeTable
@@ -26,7 +27,6 @@ IntArray = npt.NDArray[np.int64]
 HashArray = npt.NDArray[np.uint64]
 
 TEST_SHARE = 0.30
-CALIBRATION_SHARE = 0.40
 
 
 def normalise_text(text: str) -> str:

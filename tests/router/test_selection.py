@@ -18,6 +18,7 @@ from hypothesis.extra.numpy import arrays
 from router.certificate import Floor
 from router.policy import Policy, mix_hull
 from router.selection import (
+    CALIBRATION_SHARE,
     MIX_CHAIN_SHARE,
     ROUTER_CHAIN_SHARE,
     SUCCESS_VALUES_USD,
@@ -28,6 +29,7 @@ from router.selection import (
     mix_chain,
     router_chain,
 )
+from training.split import fitting_calibration
 from training.synthetic import numeric_world
 
 FloatArray = npt.NDArray[np.float64]
@@ -572,8 +574,13 @@ def test_a_floor_that_more_rows_would_certify_says_how_many() -> None:
     _, certificate = run(rows, Floor(rate=0.9))
     assert not certificate.certified
     assert certificate.rows_needed is not None and certificate.rows_needed > 60
-    more = f"about {certificate.rows_needed - 60:,} more such rows would do it with 80 % power"
-    assert more in certificate.sentence
+    more = certificate.rows_needed - 60
+    assert f"about {more:,} more of them would do it with 80 % power" in certificate.sentence
+    # As many training queries bring as many calibration rows.
+    queries = math.ceil(more / CALIBRATION_SHARE)
+    assert f"about {queries:,} more training queries, as 40% of them" in certificate.sentence
+    divided = fitting_calibration(np.arange(queries, dtype=np.uint64))
+    assert divided.sum() == pytest.approx(more, abs=1)
     assert "always frontier is served, without a promise" in certificate.sentence
 
 
