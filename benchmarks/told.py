@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score
+
+from training.metrics import auc
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -34,9 +35,4 @@ def task_means(
 
 def auc_per_tier(p_success: FloatArray, success: FloatArray) -> list[float]:
     """Area under the ROC curve of every tier (T,); NaN where a tier always or never succeeds."""
-    found = []
-    for p, s in zip(p_success.T, success.T, strict=True):
-        whole = (s == 0.0) | (s == 1.0)
-        both = len(np.unique(s[whole])) == 2
-        found.append(float(roc_auc_score(s[whole], p[whole])) if both else float("nan"))
-    return found
+    return [auc(p, s) for p, s in zip(p_success.T, success.T, strict=True)]

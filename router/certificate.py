@@ -16,6 +16,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from router.policy import SAME_RATE
+
 FloatArray = npt.NDArray[np.float64]
 
 # No bet may lose more than this share of the wealth on one row.
@@ -207,7 +209,7 @@ def rows_needed(x: FloatArray, mean: float, delta: float, *, binary: bool) -> in
         return None
     gap, spread = float(x.mean()) - mean, float(x.std())
     # A mean that is above by rounding only is not above.
-    if gap <= 1e-12:
+    if gap <= SAME_RATE:
         return None
     if binary:
         z_level = NormalDist().inv_cdf(1.0 - delta)

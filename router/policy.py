@@ -22,7 +22,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
 
-_ROUNDING = 1e-12
+# Success rates closer than this are equal: sums of the same numbers in another order differ so.
+SAME_RATE = 1e-12
 # Above this many tiers the exact search over orders (2^T states) gives way to the ratio rule.
 MAX_TIERS_FOR_EXACT_ORDER = 12
 
@@ -206,8 +207,7 @@ def cheapest_mix(
     """
     cost, success = np.asarray(mean_cost_usd, float), np.asarray(mean_success, float)
     hull = mix_hull(cost, success)
-    # A mean of the same numbers in another order is the same rate.
-    about = target_success - _ROUNDING
+    about = target_success - SAME_RATE
     if about <= success[hull[0]]:
         return Mix(hull[0], hull[0], 0.0, float(cost[hull[0]]), True)
     for low, high in pairwise(hull):

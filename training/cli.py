@@ -12,6 +12,7 @@ import typer
 
 from router.cli import app, emit, run
 from router.errors import InputError, MissingExtraError
+from training.defaults import DEFAULT_CONFIDENCE, MAX_BAD_SHARE
 
 data_app = typer.Typer(help="Named public outcome sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -48,7 +49,9 @@ def train(
     objective: Annotated[
         str | None, typer.Option(help='"min-cps": least cost per success, at any success rate.')
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the certificate of a floor.")] = 0.95,
+    confidence: Annotated[
+        float, typer.Option(help="Of the certificate of a floor.")
+    ] = DEFAULT_CONFIDENCE,
     embedder: Annotated[
         str, typer.Option(help='"static", a folder, or a sentence-transformers model.')
     ] = "static",
@@ -60,7 +63,7 @@ def train(
         typer.Option(help="Tier for queries unlike the training ones. [default: the strongest]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of folds and fits.")] = 0,
-    max_bad_share: MaxBadShare = 0.01,
+    max_bad_share: MaxBadShare = MAX_BAD_SHARE,
     success_threshold: SuccessThreshold = None,
     mlflow: Annotated[
         bool, typer.Option("--mlflow/--no-mlflow", help="Log the run to MLflow.")
@@ -111,9 +114,11 @@ def evaluate(
         Path | None,
         typer.Option(help="Tiers file, where the log names models otherwise than the artifact."),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of intervals and verdict.")] = 0.95,
+    confidence: Annotated[
+        float, typer.Option(help="Of intervals and verdict.")
+    ] = DEFAULT_CONFIDENCE,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the resamples.")] = 0,
-    max_bad_share: MaxBadShare = 0.01,
+    max_bad_share: MaxBadShare = MAX_BAD_SHARE,
     success_threshold: SuccessThreshold = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder to write the report to: report.json and report.txt.")

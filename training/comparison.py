@@ -50,10 +50,8 @@ class Comparison:
         our_mean, mean = ours.cost_usd_per_request.value, theirs.cost_usd_per_request.value
         share = None
         if mean > 0:
-            # A resample in which the baseline is free: nothing can be saved there.
-            paid = cost > 0
-            drawn = np.where(paid, 1.0 - our_cost / np.where(paid, cost, 1.0), -np.inf)
-            share = self._estimate(1.0 - our_mean / mean, drawn)
+            drawn = metrics.saved_share(our_cost, cost)
+            share = self._estimate(metrics.saved_share(our_mean, mean), drawn)
         return Saving(
             baseline=baseline,
             saved_share=share,

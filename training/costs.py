@@ -19,6 +19,7 @@ from router.estimators import CostEstimator, LogLinearHead, TierMeans
 from router.prices import PriceBook
 from router.tiers import TierSet
 from training.inputs import Inputs, IntArray, Scale
+from training.metrics import dollar_ratio
 from training.table import OutcomeTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -108,12 +109,9 @@ def _against_log(
     warnings = []
     for index, tier in enumerate(table.tiers):
         both = np.isfinite(priced[:, index]) & (table.cost_usd[:, index] > 0)
-        if not both.any():
-            ratios.append(None)
-            continue
-        ratio = float(priced[both, index].sum() / table.cost_usd[both, index].sum())
+        ratio = dollar_ratio(priced[both, index], table.cost_usd[both, index])
         ratios.append(ratio)
-        if 1 / _UNREMARKED_FACTOR <= ratio <= _UNREMARKED_FACTOR:
+        if ratio is None or 1 / _UNREMARKED_FACTOR <= ratio <= _UNREMARKED_FACTOR:
             continue
         agrees[index] = tier.has_price
         basis = "the tiers file's price" if tier.has_price else "the logged dollars"

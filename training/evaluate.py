@@ -19,8 +19,10 @@ from router.certificate import Floor
 from router.decision import Predictions
 from router.errors import InputError
 from router.keyword import KeywordRouter
+from router.policy import SAME_RATE
 from training import baselines, metrics
 from training.comparison import Played, compare
+from training.defaults import DEFAULT_CONFIDENCE
 from training.results import Counts, FloorResult, PolicyResult, Report, TierResult
 from training.split import query_hashes
 from training.table import OutcomeTable
@@ -38,15 +40,13 @@ Progress = Callable[[str, int, int], None]
 
 # Queries predicted at a time, to bound memory and to show progress.
 _CHUNK = 8192
-# Rates within this of a floor meet it: sums of the same numbers in another order differ so.
-_SAME_RATE = 1e-12
 
 
 def evaluate(
     router: Router,
     table: OutcomeTable,
     *,
-    confidence: float = 0.95,
+    confidence: float = DEFAULT_CONFIDENCE,
     n_bootstrap: int = 1000,
     seed: int = 0,
     on_progress: Progress | None = None,
@@ -115,7 +115,7 @@ def evaluate(
         seed=seed,
         counts=counts,
         out_of_distribution_share=float(predicted.out_of_distribution.mean()),
-        tiers=_tiers(names, predicted, success, compared.policies),
+        tiers=_tiers(names, predicted, cost, success, compared.policies),
         policies=compared.policies,
         against_strongest=compared.saving(f"always-{names[router.policy.strongest]}"),
         against_random_mix=compared.saving("random-mix"),
@@ -212,20 +212,20 @@ def _predict(
 def _tiers(
     names: tuple[str, ...],
     predicted: Predictions,
+    cost: FloatArray,
     success: FloatArray,
     policies: Mapping[str, PolicyResult],
 ) -> dict[str, TierResult]:
     results = {}
     for tier, name in enumerate(names):
         p, always = predicted.p_success[:, tier], policies[f"always-{name}"]
-        total, expected = always.total_cost_usd, float(predicted.cost_usd[:, tier].sum())
         results[name] = TierResult(
             n=len(success),
             success_rate=always.success_rate.value,
-            total_cost_usd=total,
+            total_cost_usd=always.total_cost_usd,
             cps_usd=always.cps_usd.value,
             calibration_error=metrics.calibration_error(p, success[:, tier]),
-            cost_calibration_ratio=expected / total if total > 0 else None,
+            cost_calibration_ratio=metrics.dollar_ratio(predicted.cost_usd[:, tier], cost[:, tier]),
             calibration_bins=metrics.calibration_bins(p, success[:, tier]),
         )
     return results
@@ -248,8 +248,8 @@ def _floor(
             rate = wanted.rate
         elif wanted.relative_to is not None:
             rate = rates[names[wanted.relative_to]] + wanted.margin
-        floor = FloorResult(wanted.describe(names), rate, ours >= rate - _SAME_RATE)
-    meeting = [f"always-{name}" for name in names if rates[name] >= rate - _SAME_RATE]
+        floor = FloorResult(wanted.describe(names), rate, ours >= rate - SAME_RATE)
+    meeting = [f"always-{name}" for name in names if rates[name] >= rate - SAME_RATE]
     cheapest = min(meeting, key=lambda p: policies[p].cost_usd_per_request.value, default=None)
     return floor, cheapest
 

@@ -7,6 +7,7 @@ inputs. Cells of tiers that a request was not sent to are simply absent.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.neural_network import MLPClassifier
 
 from router.estimators import LinearScore, Member, MlpScore, SuccessEstimator, sigmoid
 from training.inputs import Inputs, Scale
+from training.metrics import auc, dollar_ratio
 from training.neighbours import References, neighbours
 from training.table import OutcomeTable
 
@@ -254,16 +255,16 @@ def fit_metrics(
     p_success: FloatArray, cost_usd: FloatArray, table: OutcomeTable
 ) -> dict[str, float]:
     """Cross-fitted quality per tier: AUC, log-loss, and predicted over logged dollars."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for tier, name in enumerate(table.tiers.names):
         seen = table.observed[:, tier]
         success, p = table.success[seen, tier], p_success[seen, tier]
-        whole = (success == 0.0) | (success == 1.0)
-        if len(np.unique(success[whole])) == 2:
-            metrics[f"auc.{name}"] = float(roc_auc_score(success[whole], p[whole]))
-        if seen.any():
-            metrics[f"log_loss.{name}"] = log_loss(p, success, np.ones(len(p), dtype=bool))
-            logged = float(table.cost_usd[seen, tier].sum())
-            if logged > 0:
-                metrics[f"cost_ratio.{name}"] = float(cost_usd[seen, tier].sum()) / logged
+        found = {
+            "auc": auc(p, success),
+            "log_loss": log_loss(p, success, np.ones(len(p), dtype=bool)) if len(p) else None,
+            "cost_ratio": dollar_ratio(cost_usd[seen, tier], table.cost_usd[seen, tier]),
+        }
+        for what, value in found.items():
+            if value is not None and math.isfinite(value):
+                metrics[f"{what}.{name}"] = value
     return metrics

@@ -10,19 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
-from router.cps import cost_per_success
-from router.policy import Mix, cheapest_mix, choose, mix_hull, value_sweep
+from router.policy import SAME_RATE, Mix, cheapest_mix, choose, mix_hull, value_sweep
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 Interval = tuple[float, float]
 
-# Success rates closer than this are equal: sums of the same numbers in another order differ so.
-_SAME_RATE = 1e-12
 # A tier that is likelier to succeed by less than this is not worth a success value of its own.
 _LEAST_GAIN = 1e-9
 # The cost-success curve's success values come from at most this many rows.
@@ -60,15 +58,32 @@ def mean_cost(cost_usd: FloatArray) -> float:
     return float(cost_usd.mean())
 
 
-def cps(cost_usd: FloatArray, success: FloatArray) -> float:
-    """Cost per success in USD: sum_i c_i / sum_i s_i, ``inf`` where nothing succeeded.
+def dollar_ratio(expected_usd: FloatArray, logged_usd: FloatArray) -> float | None:
+    """Expected over logged dollars, sum_i e_i / sum_i c_i, both (n,); None where nothing was paid.
 
-    Both (n,). A ratio of sums, never a mean of ratios; see ``router.cps.cost_per_success``.
-
-    >>> cps(np.array([1.0, 2.0, 3.0]), np.array([1.0, 0.0, 1.0]))
-    3.0
+    >>> dollar_ratio(np.array([1.0, 2.0]), np.array([0.0, 4.0]))
+    0.75
     """
-    return cost_per_success(float(cost_usd.sum()), float(success.sum()))
+    logged = float(logged_usd.sum())
+    return float(expected_usd.sum()) / logged if logged > 0 else None
+
+
+@overload
+def saved_share(cost_usd: float, baseline_usd: float) -> float: ...
+@overload
+def saved_share(cost_usd: FloatArray, baseline_usd: FloatArray) -> FloatArray: ...
+def saved_share(
+    cost_usd: float | FloatArray, baseline_usd: float | FloatArray
+) -> float | FloatArray:
+    """Share of a baseline's cost that is saved, 1 - c / b; -inf where the baseline is free.
+
+    >>> saved_share(1.0, 4.0)
+    0.75
+    """
+    cost, baseline = np.asarray(cost_usd, dtype=float), np.asarray(baseline_usd, dtype=float)
+    paid = baseline > 0
+    share = np.where(paid, 1.0 - cost / np.where(paid, baseline, 1.0), -np.inf)
+    return float(share) if share.ndim == 0 else share
 
 
 def tier_means(outcome: FloatArray) -> FloatArray:
@@ -109,7 +124,7 @@ def mix_ratio_of_means(
     0.5
     """
     nearest = float(tier_success[np.abs(tier_success - router_success).argmin()])
-    target = nearest if abs(nearest - router_success) <= _SAME_RATE else router_success
+    target = nearest if abs(nearest - router_success) <= SAME_RATE else router_success
     mix = cheapest_mix(tier_cost_usd, tier_success, target)
     if mix.cost_usd > 0:
         return router_cost_usd / mix.cost_usd, mix
@@ -201,7 +216,7 @@ def success_values_for_floors(
     # A hair above the point, so that the request has moved. Before the first point lambda is 0,
     # where ``choose`` already takes the likeliest of the cheapest tiers.
     values = np.maximum(points, 0.0) * (1 + 1e-9)
-    reached = rates[None, :] >= floors[:, None] - _SAME_RATE
+    reached = rates[None, :] >= floors[:, None] - SAME_RATE
     result: FloatArray = np.where(reached.any(axis=1), values[reached.argmax(axis=1)], values[-1])
     return result
 
@@ -325,7 +340,7 @@ def apgr(score: FloatArray, success_weak: FloatArray, success_strong: FloatArray
     0.75
     """
     gap = float((success_strong - success_weak).sum())
-    if abs(gap) <= _SAME_RATE * len(score):
+    if abs(gap) <= SAME_RATE * len(score):
         return None
     _, group, sizes = np.unique(-score, return_inverse=True, return_counts=True)
     gains = np.bincount(group.ravel(), weights=success_strong - success_weak)
@@ -335,6 +350,25 @@ def apgr(score: FloatArray, success_weak: FloatArray, success_strong: FloatArray
 
 def _area(x: FloatArray, y: FloatArray) -> float:
     return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2)
+
+
+def auc(score: FloatArray, success: FloatArray) -> float:
+    """Area under the ROC curve: P(a success scores above a failure), ties counting half.
+
+    Both (n,). Rows of fractional success are left out. 0.5 for scores that say nothing, NaN where
+    nothing or everything succeeded.
+
+    >>> auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0.0, 0.0, 1.0, 1.0]))
+    0.875
+    """
+    whole = (success == 0.0) | (success == 1.0)
+    score, success = score[whole], success[whole]
+    _, group = np.unique(score, return_inverse=True)
+    won = np.bincount(group, weights=success)
+    lost = np.bincount(group, weights=1.0 - success)
+    pairs = float(won.sum() * lost.sum())
+    below = np.cumsum(lost) - lost
+    return float((won * (below + lost / 2)).sum()) / pairs if pairs else math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from router.predictor import Predictor, inputs
 from router.prices import PriceBook
 from training import experiment, package
 from training.costs import fit_cost
+from training.defaults import DEFAULT_CONFIDENCE
 from training.fit import FAMILIES, fit_metrics, fit_success
 from training.neighbours import References
 from training.prepare import prepare
 from training.search import (
-    DEFAULT_CONFIDENCE,
     Objective,
     Rows,
     choose_policy,

@@ -22,13 +22,14 @@ from router.policy import (
 )
 from router.selection import CalibrationRows, Certificate, certify
 from router.tiers import TierSet
+from training.metrics import saved_share
+from training.results import finite
 
 FloatArray = npt.NDArray[np.float64]
 Kind = Literal["floor", "value", "budget", "min-cps"]
 
 STRONGEST = "strongest"
 DEFAULT_MARGIN = -0.05
-DEFAULT_CONFIDENCE = 0.95
 MENU_MARGINS = (-0.02, -0.05, -0.10)
 # How finely families are compared: policies swept, floors around the asked one, resamples, rows.
 _N_SWEPT = 128
@@ -304,19 +305,17 @@ def floor_menu(
                 "policy": describe_policy(policy, tiers.names),
                 "success_rate": certificate.success_rate,
                 "cost_usd_per_request": cost,
-                "saving_vs_always_strongest": _saving(cost, float(tier_cost[strongest])),
+                "saving_vs_always_strongest": finite(
+                    saved_share(cost, float(tier_cost[strongest]))
+                ),
                 "best_single_tier": tiers.names[single],
-                "saving_vs_best_single_tier": _saving(cost, float(tier_cost[single])),
-                "saving_vs_random_mix": _saving(cost, mix.cost_usd),
+                "saving_vs_best_single_tier": finite(saved_share(cost, float(tier_cost[single]))),
+                "saving_vs_random_mix": finite(saved_share(cost, mix.cost_usd)),
                 "rows_needed": certificate.rows_needed,
                 "sentence": certificate.sentence,
             }
         )
     return menu
-
-
-def _saving(cost: float, baseline: float) -> float | None:
-    return 1.0 - cost / baseline if baseline > 0 else None
 
 
 def describe_policy(policy: Policy, names: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from router.errors import InputError, OutcomeError
 from router.outcomes import Outcome
 from router.prices import PriceBook
 from router.tiers import TierSet
+from training.defaults import MAX_BAD_SHARE
 from training.gather import Gathered, Rejects, as_objects
 from training.rows import read_rows
 
@@ -26,7 +27,6 @@ FloatMatrix = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 ObjectArray = npt.NDArray[np.object_]
 
-MAX_BAD_SHARE = 0.01
 _PROGRESS_EVERY_ROWS = 10_000
 _MATRICES = ("success", "cost_usd", "input_tokens", "output_tokens", "propensity", "observed")
 

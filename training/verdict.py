@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.certificate import betting_lower, betting_upper
+from training.defaults import DEFAULT_CONFIDENCE
 
 FloatArray = npt.NDArray[np.float64]
 Label = Literal["pays", "does not pay", "not proven"]
@@ -131,7 +132,7 @@ def judge(
     ranges: FloatArray,
     success_value_usd: float,
     *,
-    confidence: float = 0.95,
+    confidence: float = DEFAULT_CONFIDENCE,
     seed: int = 0,
 ) -> Verdict:
     """The verdict on ``tier_differences`` (n, T), within ``ranges`` (T,) fixed beforehand.

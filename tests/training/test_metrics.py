@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from router.policy import cheapest_mix, choose
 from training import metrics
@@ -29,24 +30,30 @@ def worlds(draw: st.DrawFn, max_tiers: int = 5) -> tuple[FloatArray, FloatArray,
 # --- sums and ratios ---------------------------------------------------------------------------
 
 
-def test_cps_is_a_ratio_of_sums() -> None:
+def test_means_ratios_and_shares() -> None:
     cost, success = np.array([1.0, 9.0, 2.0]), np.array([1.0, 0.0, 1.0])
-    assert metrics.cps(cost, success) == 6.0
     assert metrics.success_rate(success) == 2 / 3
     assert metrics.mean_cost(cost) == 4.0
+    assert metrics.dollar_ratio(np.array([1.0, 1.0, 4.0]), cost) == 0.5
+    assert metrics.dollar_ratio(cost, np.zeros(3)) is None
+    assert metrics.saved_share(cost, np.array([2.0, 3.0, 0.0])).tolist() == [0.5, -2.0, -math.inf]
 
 
-def test_cps_without_success_is_infinite() -> None:
-    assert metrics.cps(np.ones(3), np.zeros(3)) == math.inf
+@given(worlds())
+def test_auc_is_that_of_scikit_learn(world: tuple[FloatArray, FloatArray, FloatArray]) -> None:
+    p, _, success = world
+    found = metrics.auc(p[:, 0], success[:, 0])
+    if len(np.unique(success[:, 0])) < 2:
+        assert math.isnan(found)
+    else:
+        assert found == pytest.approx(roc_auc_score(success[:, 0], p[:, 0]))
 
 
-@given(worlds(), st.floats(0.01, 100))
-def test_scaling_costs_scales_cps(
-    world: tuple[FloatArray, FloatArray, FloatArray], factor: float
-) -> None:
-    _, cost, success = world
-    found = metrics.cps(cost[:, 0] * factor, success[:, 0])
-    assert found == pytest.approx(metrics.cps(cost[:, 0], success[:, 0]) * factor)
+def test_auc_leaves_out_what_is_neither_success_nor_failure() -> None:
+    score, success = np.array([0.1, 0.5, 0.9]), np.array([0.0, 0.5, 1.0])
+    assert metrics.auc(score, success) == 1.0
+    assert math.isnan(metrics.auc(score[:2], success[:2]))
+    assert math.isnan(metrics.auc(score[:0], success[:0]))
 
 
 def test_a_coin_flip_policy_is_valued_without_a_coin() -> None:
