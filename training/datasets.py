@@ -24,6 +24,8 @@ from pathlib import Path
 from router.errors import DatasetError, InputError
 from router.outcomes import Outcome, write_jsonl
 
+__all__ = ["DATASETS", "FetchedDataset", "fetch"]
+
 DATA_FOLDER_VARIABLE = "CPS_ROUTER_DATA"
 SUCCESS_REWARD = 0.8
 """A paretobandit answer counts as a success from this judge's score on."""

@@ -35,6 +35,8 @@ from router.errors import CpsRouterError, InputError, MissingExtraError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+__all__ = ["RunInfo", "log_training", "tracking_store"]
+
 DEFAULT_EXPERIMENT = "cps-router"
 DEFAULT_DATABASE = "mlflow.db"
 

@@ -31,6 +31,8 @@ from training.search import (
 )
 from training.table import OutcomeTable
 
+__all__ = ["TrainResult", "train"]
+
 AUTO = "auto"
 # Candidates of `auto`, the simplest first.
 AUTO_FAMILIES = ("logistic", "knn", "mlp", "blend")

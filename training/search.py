@@ -25,6 +25,8 @@ from router.tiers import TierSet
 from training.metrics import saved_share
 from training.results import finite
 
+__all__ = ["Objective"]
+
 FloatArray = npt.NDArray[np.float64]
 Kind = Literal["floor", "value", "budget", "min-cps"]
 

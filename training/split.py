@@ -22,6 +22,8 @@ from router.selection import CALIBRATION_SHARE
 if TYPE_CHECKING:
     from training.table import OutcomeTable
 
+__all__ = ["SplitMasks", "split_table"]
+
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 HashArray = npt.NDArray[np.uint64]

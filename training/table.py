@@ -23,6 +23,8 @@ from training.defaults import MAX_BAD_SHARE
 from training.gather import Gathered, Rejects, as_objects
 from training.rows import read_rows
 
+__all__ = ["OutcomeTable", "ReadReport", "read_outcomes"]
+
 FloatMatrix = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 ObjectArray = npt.NDArray[np.object_]

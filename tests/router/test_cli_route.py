@@ -94,8 +94,8 @@ def test_hard_queries_come_through(cps: Run, small_artifact: Path, tmp_path: Pat
     done = cps("route", small_artifact, "--file", path)
     assert (done.code, done.err) == (0, "")
     # Pairs of surrogates are one character to JSON.
-    expected = [json.loads(json.dumps(query)) for query in queries]
-    assert [decision["request_id"] for decision in decisions(done)] == expected
+    expected = [json.loads(json.dumps(query)) or None for query in queries]
+    assert [decision.get("request_id") for decision in decisions(done)] == expected
     assert done.out.isascii()
     for query in queries:
         if "\0" not in query and not query.startswith("\ud83d"):
@@ -177,6 +177,19 @@ def test_a_bad_line_in_the_middle(
     assert 'a text "query" in line 4 of ' in refused(done)
     assert "the lines before it were routed" in done.err
     assert len(decisions(done)) == 2
+
+
+@pytest.mark.parametrize("bad", ['{"a": 1}', "[1]", "true", "1.5", "1e400", "NaN"])
+def test_a_request_id_is_text_or_a_whole_number_as_in_a_log(
+    cps: Run, small_artifact: Path, tmp_path: Path, bad: str
+) -> None:
+    path = tmp_path / "in.jsonl"
+    good = [{"query": "a", "request_id": request_id} for request_id in ("r", 7, -1, None, "")]
+    path.write_bytes(lines(good) + f'{{"query": "b", "request_id": {bad}}}\n'.encode())
+    done = cps("route", small_artifact, "--file", path)
+    assert 'expected a text or a whole number as "request_id" in line 6 of ' in refused(done)
+    found = [decision.get("request_id") for decision in decisions(done)]
+    assert found == ["r", "7", "-1", None, None]
 
 
 def test_a_bad_line_after_many_good_ones(cps: Run, small_artifact: Path, tmp_path: Path) -> None:
