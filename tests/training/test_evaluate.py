@@ -269,6 +269,25 @@ def test_the_verdict_s_range_comes_from_the_calibration_rows() -> None:
     assert "outside the range" in report.verdict.sentence
 
 
+def test_the_mean_mix_s_lambdas_are_chosen_on_the_calibration_rows_alone() -> None:
+    world = World.make(300)
+    found = evaluate(world.router(), world.table(), n_bootstrap=0).mean_mix_ratio
+    # Other outcomes of the test rows move the ratios, but neither a floor nor a lambda.
+    failing = replace(world, success=world.success * np.array([1.0, 0.3, 0.9]))
+    other = evaluate(failing.router(), failing.table(), n_bootstrap=0).mean_mix_ratio
+    assert found is not None and other is not None
+    np.testing.assert_array_equal(found.floors, other.floors)
+    np.testing.assert_array_equal(found.success_values_usd, other.success_values_usd)
+    assert (found.ratios != other.ratios).any()
+    # ... those of the calibration rows move both.
+    rows = replace(world.calibration, success=world.calibration.success * 0.5)
+    third = evaluate(
+        replace(world, calibration=rows).router(), world.table(), n_bootstrap=0
+    ).mean_mix_ratio
+    assert third is not None
+    np.testing.assert_allclose(third.floors, found.floors / 2)
+
+
 def test_lambda_is_the_policy_s_own() -> None:
     world = World.make()
     report = evaluate(world.router(Policy("value", 0.37, 2, 2)), world.table())

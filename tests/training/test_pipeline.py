@@ -16,6 +16,7 @@ import pytest
 from router import Router
 from router.artifact import load_artifact
 from router.errors import EmbeddingError, InputError
+from router.estimators import TierMeans
 from router.outcomes import write_jsonl
 from router.tiers import Tier, TierSet
 from tests.minilm import minilm_folder, tiny_encoder
@@ -23,7 +24,7 @@ from training import package, pipeline
 from training.evaluate import evaluate
 from training.inputs import Inputs
 from training.pipeline import TrainResult, train
-from training.search import Objective
+from training.search import Objective, Rows
 from training.split import fitting_calibration, query_hashes, split_table
 from training.synthetic import log, make_world, sample, to_outcomes, uniform_policy
 from training.table import OutcomeTable, read_outcomes
@@ -190,6 +191,57 @@ def test_calibration_rows_are_used_for_nothing_but_the_certificate(
     assert before["certificate"] != after["certificate"]
     training = {n for n in before["training"] if before["training"][n] != after["training"][n]}
     assert training == {"fingerprint"}
+
+
+def test_the_policy_is_chosen_with_the_means_of_the_fitting_rows(
+    table: OutcomeTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They order the candidates, which must not depend on the rows that test them."""
+    seen: list[dict[str, Any]] = []
+    for name in ("choose_policy", "floor_menu"):
+        function = getattr(pipeline, name)
+
+        def spy(*arguments: Any, function: Any = function, **options: Any) -> Any:
+            seen.append(options)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(pipeline, name, spy)
+    manifest = run(table, tmp_path).manifest
+    fits, _, _ = roles(table)
+    fitted_cost = TierMeans.from_dict(manifest["training"]["tier_means"]).dollars(
+        Router.load(tmp_path).predictor.cost
+    )
+    for options in seen:
+        np.testing.assert_allclose(options["tier_success"], table.success[fits].mean(axis=0))
+        # What is expected of all fitting rows, each from folds without it.
+        np.testing.assert_allclose(options["tier_cost_usd"], fitted_cost)
+    assert len(seen) == 2
+    np.testing.assert_allclose(fitted_cost, table.cost_usd[fits].mean(axis=0), rtol=0.02)
+
+
+@pytest.mark.parametrize("picked", ["logistic", "knn"])
+def test_auto_serves_the_family_that_was_picked(
+    picked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever has the better log-loss."""
+    table = drawn()
+    asked: list[dict[str, Rows]] = []
+
+    def pick(objective: object, floor: object, candidates: dict[str, Rows], seed: int) -> Any:
+        asked.append(candidates)
+        return picked, dict.fromkeys(candidates, 0.5)
+
+    monkeypatch.setattr(pipeline, "pick_family", pick)
+    estimator = run(table, tmp_path, estimator="auto").manifest["estimator"]
+    assert (estimator["family"], estimator["members"]) == (picked, [picked])
+    (candidates,) = asked
+    assert estimator["decision_values"] == dict.fromkeys(candidates, 0.5)
+    # What they are compared by: predictions for rows that they did not see, and their outcomes.
+    fits, _, _ = roles(table)
+    assert "logistic" in candidates and "knn" in candidates
+    for rows in candidates.values():
+        assert sorted(rows.realised_cost_usd[:, 0]) == sorted(table.cost_usd[fits, 0])
+        assert rows.success.shape == rows.p_success.shape == (fits.sum(), 3)
 
 
 def test_copies_of_a_text_are_never_on_two_sides(
