@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.errors import CpsRouterError, InputError, RoutingError
+from router.errors import CpsRouterError, InputError, OutcomeError, RoutingError
+from router.outcomes import label
 
 if TYPE_CHECKING:
     from router.decision import Decision
@@ -143,8 +144,14 @@ def _parse_queries(lines: Iterable[bytes], name: str) -> Iterator[_Row]:
                 f'expected a JSON object with a text "query" in line {number} of {name}, got '
                 "something else: mend the line; the lines before it were routed."
             )
-        request_id = row.get("request_id")
-        yield number, None if request_id is None else str(request_id), query
+        try:
+            request_id = label(row.get("request_id"), "request_id")
+        except OutcomeError:
+            raise InputError(
+                f'expected a text or a whole number as "request_id" in line {number} of {name}, '
+                "got something else: mend the line; the lines before it were routed."
+            ) from None
+        yield number, request_id, query
 
 
 def _dumps(value: dict[str, Any]) -> str:

@@ -75,7 +75,7 @@ class Outcome:
             OutcomeError: the row breaks the contract; ``reason`` is a fixed short text.
         """
         get = row.get
-        request_id = _label(get("request_id"), "request_id")
+        request_id = label(get("request_id"), "request_id")
         if request_id is None:
             raise OutcomeError("request_id is missing")
         query = get("query")
@@ -110,7 +110,7 @@ class Outcome:
         attempt = _count(get("attempt"), "attempt")
         if attempt == 0:
             raise OutcomeError("attempt is below 1")
-        split = _label(get("split"), "split")
+        split = label(get("split"), "split")
         if split is not None:
             split = split.strip().lower()
             if split not in ("train", "test"):
@@ -126,13 +126,13 @@ class Outcome:
             output_tokens=output_tokens,
             cached_input_tokens=cached,
             cache_write_tokens=written,
-            task=_label(get("task"), "task"),
+            task=label(get("task"), "task"),
             latency_s=_number(get("latency_s"), "latency_s"),
             propensity=propensity,
             attempt=1 if attempt is None else attempt,
-            session_id=_label(get("session_id"), "session_id"),
+            session_id=label(get("session_id"), "session_id"),
             at=_time(get("at")),
-            artifact_id=_label(get("artifact_id"), "artifact_id"),
+            artifact_id=label(get("artifact_id"), "artifact_id"),
             split=split,
             score=score,
         )
@@ -242,8 +242,12 @@ def _text(value: object, name: str) -> str | None:
     raise OutcomeError(f"{name} is not text")
 
 
-def _label(value: object, name: str) -> str | None:
-    """A short text; whole numbers are taken as text, since ids often are numbers."""
+def label(value: object, name: str) -> str | None:
+    """A short text; whole numbers are taken as text, since ids often are numbers; "" is none.
+
+    Raises:
+        OutcomeError: it is something else.
+    """
     if isinstance(value, Integral) and not isinstance(value, bool):
         return str(int(value))
     return _text(value, name)
