@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, overload
 
 import numpy as np
@@ -126,8 +127,14 @@ class CpsTracker:
         """Add an outcome: what it cost in USD and how far it succeeded (bool or 0..1).
 
         With ``n`` above 1, ``cost_usd`` and ``success`` are the totals of ``n`` outcomes. Raises
-        InputError where the cost is missing, infinite or negative, or the success out of 0..n.
+        InputError where the tier is no text, ``n`` no whole number, the cost missing, infinite or
+        negative, or the success out of 0..n.
         """
+        if not isinstance(tier, str) or not isinstance(n, Integral) or isinstance(n, bool):
+            raise InputError(
+                "expected a tier's name and a whole number of outcomes, got "
+                f"{type(tier).__name__} and {n!r}: name the tier, and record each outcome once."
+            )
         cost, successes = _number(cost_usd), _number(success)
         if n < 1 or not (math.isfinite(cost) and cost >= 0 and 0 <= successes <= n):
             raise InputError(
@@ -136,7 +143,7 @@ class CpsTracker:
                 "an outcome once its cost and its success are known."
             )
         with self._lock:
-            self._sums.setdefault(tier, _Sums()).add(n, cost, successes)
+            self._sums.setdefault(tier, _Sums()).add(int(n), cost, successes)
 
     def cps(self, tier: str | None = None) -> float:
         """CPS in USD of one tier, or of all of them together; ``inf`` where nothing succeeded."""

@@ -99,6 +99,15 @@ def test_success_must_lie_between_0_and_1(success: object) -> None:
         CpsTracker().record("a", 1.0, success)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("tier", "n"), [(None, 1), (7, 1), ("a", 1.5), ("a", 2.0), ("a", True)])
+def test_a_tier_is_named_and_outcomes_are_counted_in_whole_numbers(tier: object, n: object) -> None:
+    tracker = CpsTracker()
+    with pytest.raises(InputError, match="a tier's name and a whole number of outcomes"):
+        tracker.record(tier, 1.0, 1.0, n=n)  # type: ignore[arg-type]
+    tracker.record("a", 1.0, 1.0, n=np.int64(2))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(tracker.report()))["total"]["n"] == 2
+
+
 @pytest.mark.parametrize(("cost_usd", "successes"), [(math.nan, 1.0), (1.0, math.nan), (-1.0, 1.0)])
 def test_sums_that_cannot_be_are_refused(cost_usd: float, successes: float) -> None:
     with pytest.raises(InputError, match="known, finite and not negative"):
