@@ -21,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ _MAX_PARAM = 6000
 _MAX_DIGEST = 36
 _PARAMS_PER_CALL = 100
 _METRICS_PER_CALL = 1000
+# Of a foreign error, this much is shown.
+_MAX_REASON = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,7 @@ def log_training(
             # the same thing to the user, and none of it may cost them the trained artifact.
             raise CpsRouterError(
                 f"the artifact is written to {artifact_dir}, but the run could not be logged to "
-                f"{_masked(uri)} ({_one_line(error, uri)}): check MLFLOW_TRACKING_URI, or use "
+                f"{_masked(uri)}, got {_reason(error)}: check MLFLOW_TRACKING_URI, or use "
                 "--no-mlflow."
             ) from error
     return RunInfo(run_id, _masked(uri), _ui_command(uri, str(experiment_id), run_id))
@@ -345,10 +348,19 @@ def _masked(uri: str) -> str:
     return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", uri)
 
 
-def _one_line(error: Exception, uri: str) -> str:
-    """The error's kind and first line, short, without the password."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "no details")
-    return f"{type(error).__name__}: {text.replace(uri, _masked(uri))[:200].rstrip('.')}"
+def _reason(error: BaseException) -> str:
+    """Why it failed, in words: what the system said, if it was the system that refused.
+
+    Clients wrap that several times, each time with everything they know; else their first line is
+    taken, without the password.
+    """
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return textwrap.shorten(_masked(first).rstrip(". "), _MAX_REASON, placeholder=" ...")
 
 
 def _ui_command(uri: str, experiment_id: str, run_id: str) -> str:

@@ -21,7 +21,7 @@ import pytest
 
 from router.errors import CpsRouterError, InputError, MissingExtraError
 from router.tiers import Tier, TierSet
-from training.experiment import RunInfo, log_training, tracking_store
+from training.experiment import RunInfo, _reason, log_training, tracking_store
 from training.pipeline import train
 from training.table import OutcomeTable
 
@@ -198,7 +198,11 @@ def test_an_unreachable_server_costs_the_run_but_not_the_artifact(
             log_training(**arguments(artifact))
     message = str(caught.value)
     assert message.startswith(f"the artifact is written to {artifact}, but the run could not be")
-    assert f"http://ana:***@127.0.0.1:{port}" in message
+    # One sentence, though the client's own words are a nest of errors.
+    assert message.endswith(
+        f"could not be logged to http://ana:***@127.0.0.1:{port}, got Connection refused: "
+        "check MLFLOW_TRACKING_URI, or use --no-mlflow."
+    )
     assert "secret" not in message
     assert "\n" not in message
     assert caught.value.exit_code == 1
@@ -217,6 +221,14 @@ def test_an_artifact_that_was_not_saved_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected the saved artifact in"):
         log_training(**arguments(tmp_path / "nowhere"))
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_what_else_a_store_says_is_cut_between_words_and_without_the_password() -> None:
+    error = RuntimeError("\nno http://ana:secret@host/ and " + "word " * 100 + "\nmore")
+    said = _reason(error)
+    assert said.startswith("no http://ana:***@host/ and word") and said.endswith("word ...")
+    assert len(said) <= 160
+    assert _reason(RuntimeError("")) == "RuntimeError"
 
 
 def test_a_run_that_breaks_off_is_marked_as_failed(tmp_path: Path, artifact: Path) -> None:
