@@ -30,6 +30,7 @@ BoolArray = npt.NDArray[np.bool_]
 ObjectArray = npt.NDArray[np.object_]
 
 _PROGRESS_EVERY_ROWS = 10_000
+_SHOWN_CHARACTERS = 60
 _MATRICES = ("success", "cost_usd", "input_tokens", "output_tokens", "propensity", "observed")
 
 
@@ -279,7 +280,8 @@ def _check(report: ReadReport, tiers: TierSet, max_bad_share: float) -> None:
             f"larger share of bad rows."
         )
     if report.n_outcomes == 0:
-        seen = ", ".join(list(report.not_a_tier)[:5])
+        # What a log calls its models may be anything: line breaks, or a whole prompt.
+        seen = ", ".join(repr(name[:_SHOWN_CHARACTERS]) for name in list(report.not_a_tier)[:5])
         raise InputError(
             f"{report.path}: expected outcomes of the tiers {', '.join(tiers.names)}, "
             f"got none (models seen: {seen or 'none'}): name the models or aliases in the tiers "

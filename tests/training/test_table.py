@@ -480,8 +480,18 @@ def test_rejects_go_to_the_current_folder_where_the_input_is_read_only(
 
 def test_nothing_that_is_a_tier(tmp_path: Path) -> None:
     rows = [row("a", ..., model="acme-large-v9"), row("b", "huge")]
-    with pytest.raises(InputError, match=r"tiers nano, frontier, got none .*acme-large-v9, huge"):
+    with pytest.raises(
+        InputError, match=r"tiers nano, frontier, got none .*'acme-large-v9', 'huge'"
+    ):
         read(tmp_path, rows)
+
+
+def test_what_a_log_calls_its_models_cannot_break_the_error(tmp_path: Path) -> None:
+    rows = [row("r", None, model="first line\nsecond \x1b[31mred" + "x" * 5000)]
+    with pytest.raises(InputError, match=r"models seen: 'first line\\nsecond \\x1b") as caught:
+        read(tmp_path, rows)
+    said = str(caught.value).removeprefix(str(tmp_path))
+    assert said.isprintable() and len(said) < 400
 
 
 def test_a_score_can_decide(tmp_path: Path) -> None:
