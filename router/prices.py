@@ -23,8 +23,9 @@ some models on very long contexts is left out.
 from __future__ import annotations
 
 import difflib
-import math
 import tomllib
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -34,20 +35,14 @@ import numpy as np
 import numpy.typing as npt
 
 from router.errors import PriceError
-from router.tiers import Tier
+from router.tiers import PRICE_KEYS, Tier, checked_price
 
 if TYPE_CHECKING:
     from router.price_entries import PriceEntry
 
 FloatArray = npt.NDArray[np.float64]
 
-_PRICE_KEYS = (
-    "input_price_usd_per_mtok",
-    "cached_input_price_usd_per_mtok",
-    "cache_write_price_usd_per_mtok",
-    "output_price_usd_per_mtok",
-)
-_KEYS = ("provider", "model", "from", *_PRICE_KEYS)
+_KEYS = ("provider", "model", "from", *PRICE_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +178,21 @@ class PriceBook:
         return found
 
 
+def current_prices(tiers: Sequence[Tier], book: PriceBook) -> tuple[FloatArray, FloatArray]:
+    """Input and output prices (T,) in USD per million tokens today, NaN where nobody knows.
+
+    NaN too where a fee per request comes on top: tokens times price would leave it out.
+    """
+    prices = np.full((2, len(tiers)), np.nan)
+    now = datetime.now(UTC)
+    for index, tier in enumerate(tiers):
+        with suppress(PriceError):
+            price = book.price(tier, now)
+            if price.request_usd == 0:
+                prices[:, index] = price.input_usd_per_mtok, price.output_usd_per_mtok
+    return prices[0], prices[1]
+
+
 def _price(
     input_price: float,
     cached_input: float | None,
@@ -214,10 +224,14 @@ def _read_overrides(path: Path) -> dict[tuple[str, str], tuple[_DatedPrice, ...]
         raise PriceError(f"{path}: expected TOML, got an error: {error}.") from error
     tables = data.get("prices", [])
     unknown = next((key for key in data if key != "prices"), None)
-    if unknown is not None or not isinstance(tables, list):
+    if unknown is not None:
         raise PriceError(
-            f"{path}: expected [[prices]] tables only, got the key {unknown or 'prices'!r}: "
-            f"correct it."
+            f"{path}: expected [[prices]] tables only, got the key {unknown!r}: correct it."
+        )
+    if not isinstance(tables, list):
+        raise PriceError(
+            f"{path}: expected prices to be [[prices]] tables, got {type(tables).__name__}: "
+            "write each price as a table of its own."
         )
     book: dict[tuple[str, str], list[_DatedPrice]] = {}
     for number, table in enumerate(tables, start=1):
@@ -246,7 +260,7 @@ def _dated_price(table: object, where: str) -> tuple[tuple[str, str], _DatedPric
     # A datetime is a date to Python, but its hours would be ignored.
     if not isinstance(start, date) or isinstance(start, datetime):
         raise PriceError(f"{where}: expected 'from' as a date such as 2026-01-31, got {start!r}.")
-    prices = [_checked(table.get(key), key, where) for key in _PRICE_KEYS]
+    prices = [checked_price(table.get(key), f"{where}: {key}", PriceError) for key in PRICE_KEYS]
     input_price, cached_input, cache_write, output = prices
     if input_price is None or output is None:
         raise PriceError(
@@ -256,14 +270,3 @@ def _dated_price(table: object, where: str) -> tuple[tuple[str, str], _DatedPric
     return (provider, model), _DatedPrice(
         start, _price(input_price, cached_input, cache_write, output)
     )
-
-
-def _checked(value: object, key: str, where: str) -> float | None:
-    if value is None:
-        return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
-        raise PriceError(
-            f"{where}: {key} must be a finite number of at least 0, got {value!r}: correct it."
-        )
-    return float(value)  # type: ignore[arg-type]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from router.artifact import Artifact, default_artifact_folder, load_artifact
 from router.certificate import Floor
 from router.contents import read_contents, tested_prices
 from router.decision import Decision, Predictions, Reason
-from router.errors import InputError, PriceError, RoutingError
+from router.errors import InputError, RoutingError
 from router.estimators import CostEstimator, TierMeans
 from router.policy import Policy, escalation_order, min_cps_value, value_for_budget
 from router.predictor import Predictor
-from router.prices import PriceBook
+from router.prices import PriceBook, current_prices
 from router.selection import CalibrationRows, Certificate, certify
 from router.tiers import TierSet, estimated_tokens
 
@@ -80,7 +79,7 @@ class Router:
             artifact, contents.predictor, contents.tiers, contents.policy, contents.certificate
         )
         tested = tested_prices(artifact.manifest)
-        current = _current_prices(contents.tiers, *tested, price_book)
+        current = _prices_now(contents.tiers, *tested, price_book)
         if all(_same(now, then) for now, then in zip(current, tested, strict=True)):
             return router
         return router.repriced(*current)
@@ -361,20 +360,18 @@ def _same(a: FloatArray, b: FloatArray) -> bool:
     return bool(np.allclose(a, b, rtol=1e-9, atol=0.0, equal_nan=True))
 
 
-def _current_prices(
+def _prices_now(
     tiers: TierSet, tested_in: FloatArray, tested_out: FloatArray, book: PriceBook | None
 ) -> tuple[FloatArray, FloatArray]:
     """Today's prices of the tiers that go by tokens; a price that has gone keeps its old value."""
-    now_in, now_out = tested_in.copy(), tested_out.copy()
-    for index in np.flatnonzero(np.isfinite(tested_in)):
-        # The price book is opened only where a tier needs it: it takes half a second to import.
-        book = book or PriceBook()
-        try:
-            price = book.price(tiers[int(index)], datetime.now(UTC))
-        except PriceError:
-            continue
-        now_in[index], now_out[index] = price.input_usd_per_mtok, price.output_usd_per_mtok
-    return now_in, now_out
+    # The others are not looked up: published prices take half a second to import.
+    by_tokens = np.flatnonzero(np.isfinite(tested_in))
+    now = current_prices([tiers[int(tier)] for tier in by_tokens], book or PriceBook())
+    known = np.isfinite(now[0])
+    prices = tested_in.copy(), tested_out.copy()
+    for price, today in zip(prices, now, strict=True):
+        price[by_tokens[known]] = today[known]
+    return prices
 
 
 def _value_at(manifest: Mapping[str, Any], p: FloatArray, cost: FloatArray) -> float | None:

@@ -23,24 +23,25 @@ import difflib
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from router.errors import TiersError
+from router.errors import InputError, TiersError
 
 # A token has about four characters of English and about two of denser scripts; three is the
 # cautious middle, used only to keep long requests away from tiers whose window is too small.
 _CHARACTERS_PER_TOKEN = 3
 
 _REQUIRED_KEYS = ("name", "provider", "model")
-_PRICE_KEYS = (
+PRICE_KEYS = (
     "input_price_usd_per_mtok",
     "cached_input_price_usd_per_mtok",
     "cache_write_price_usd_per_mtok",
     "output_price_usd_per_mtok",
 )
-_KEYS = (*_REQUIRED_KEYS, "aliases", *_PRICE_KEYS, "context_window_tokens", "features")
+_KEYS = (*_REQUIRED_KEYS, "aliases", *PRICE_KEYS, "context_window_tokens", "features")
 
 
 def estimated_tokens(text: str) -> int:
@@ -81,9 +82,9 @@ class Tier:
         if None in main and any(price is not None for price in main + extra):
             # Half an override would be completed from elsewhere, or worse, by a zero.
             raise TiersError(
-                f"tier {self.name!r}: a price override needs both input_price_usd_per_mtok and "
+                "a tier's own price needs both input_price_usd_per_mtok and "
                 f"output_price_usd_per_mtok, got only {_given_prices(self)}: add the missing one "
-                f"or remove the override."
+                "or remove the rest."
             )
 
     @property
@@ -255,7 +256,10 @@ def _tier(table: object, where: str) -> Tier:
                 f"use only {', '.join(_KEYS)}."
             )
     name, provider, model = (_text(table.get(key), key, where) for key in _REQUIRED_KEYS)
-    fresh, cached, written, output = (_price(table.get(key), key, where) for key in _PRICE_KEYS)
+    fresh, cached, written, output = (
+        checked_price(table.get(key), f"{where}: {key}", TiersError) for key in PRICE_KEYS
+    )
+    aliases, features = (_texts(table.get(key), key, where) for key in ("aliases", "features"))
     window = table.get("context_window_tokens")
     if window is not None and (type(window) is not int or window <= 0):
         raise TiersError(
@@ -270,9 +274,9 @@ def _tier(table: object, where: str) -> Tier:
             cached_input_price_usd_per_mtok=cached,
             cache_write_price_usd_per_mtok=written,
             output_price_usd_per_mtok=output,
-            aliases=_texts(table.get("aliases"), "aliases", where),
+            aliases=aliases,
             context_window_tokens=window,
-            features=frozenset(_texts(table.get("features"), "features", where)),
+            features=frozenset(features),
         )
     except TiersError as error:
         raise TiersError(f"{where}: {error}") from None
@@ -285,6 +289,11 @@ def _text(value: object, key: str, where: str) -> str:
         raise TiersError(
             f"{where}: {key} must be text without spaces at its ends, got {value!r}: correct it."
         )
+    if not value.isprintable():
+        # It would break a line, or colour the rest of it, wherever the tier is shown.
+        raise TiersError(
+            f"{where}: {key} must be text that can be printed, got {value!r}: correct it."
+        )
     return value
 
 
@@ -296,22 +305,24 @@ def _texts(value: object, key: str, where: str) -> tuple[str, ...]:
     return tuple(_text(item, key, where) for item in value)
 
 
-def _price(value: object, key: str, where: str) -> float | None:
+def checked_price(value: object, what: str, error: type[InputError]) -> float | None:
+    """A price in USD per million tokens, or None; raises ``error``, which begins with ``what``."""
     if value is None:
         return None
     # bool is an int to Python, and `true` is no price.
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TiersError(f"{where}: {key} must be a number, got {value!r}: correct it.")
-    if not math.isfinite(value) or value < 0:
-        raise TiersError(
-            f"{where}: {key} must be a finite price of at least 0 USD per million tokens, "
-            f"got {value!r}: correct it."
-        )
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            price = float(value)
+            if math.isfinite(price) and price >= 0:
+                return price
+    raise error(
+        f"{what} must be a finite price of at least 0 USD per million tokens, got "
+        f"{repr(value)[:40]}: correct it."
+    )
 
 
 def _given_prices(tier: Tier) -> str:
-    return ", ".join(key for key in _PRICE_KEYS if getattr(tier, key) is not None)
+    return ", ".join(key for key in PRICE_KEYS if getattr(tier, key) is not None)
 
 
 def _hint(wrong: str, valid: Sequence[str]) -> str:

@@ -8,16 +8,14 @@ Held-out dollars take their smearing from the other folds: it has not seen what 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import RidgeCV
 
-from router.errors import InputError, PriceError
+from router.errors import InputError
 from router.estimators import CostEstimator, LogLinearHead, TierMeans
-from router.prices import PriceBook
-from router.tiers import TierSet
+from router.prices import PriceBook, current_prices
 from training.inputs import Inputs, IntArray, Scale
 from training.metrics import dollar_ratio
 from training.table import OutcomeTable
@@ -74,25 +72,6 @@ def fit_cost(data: Inputs, table: OutcomeTable, book: PriceBook) -> FittedCost:
     cross_fitted = np.where(estimator.by_tokens, priced, usd)
     means = TierMeans(*(part.mean(axis=0) for part in (input_tokens, output_tokens, usd)))
     return FittedCost(estimator, cross_fitted, means, ratios, warnings)
-
-
-def current_prices(tiers: TierSet, book: PriceBook) -> tuple[FloatArray, FloatArray]:
-    """Input and output prices (T,) in USD per million tokens today, NaN where nobody knows.
-
-    NaN too where a fee per request comes on top: tokens times price would leave it out, so that the
-    logged dollars, which hold it, say more.
-    """
-    prices = np.full((2, len(tiers)), np.nan)
-    now = datetime.now(UTC)
-    for index, tier in enumerate(tiers):
-        try:
-            price = book.price(tier, now)
-        except PriceError:
-            continue
-        if price.request_usd > 0:
-            continue
-        prices[:, index] = price.input_usd_per_mtok, price.output_usd_per_mtok
-    return prices[0], prices[1]
 
 
 def _against_log(

@@ -297,7 +297,7 @@ def test_a_full_disk_is_said(small_artifact: Path) -> None:
 
 def test_names_that_the_terminal_cannot_show(small_artifact: Path, tmp_path: Path) -> None:
     def rename(manifest: dict[str, Any]) -> None:
-        for tier, name in zip(manifest["tiers"], ("größer", "🙂", "\ud83d"), strict=True):
+        for tier, name in zip(manifest["tiers"], ("größer", "🙂", "大"), strict=True):
             tier["name"] = name
 
     renamed = resave(small_artifact, tmp_path / "renamed", manifest=rename)
@@ -306,4 +306,4 @@ def test_names_that_the_terminal_cannot_show(small_artifact: Path, tmp_path: Pat
     assert "gr\\xf6\\xdfer" in done.out
     assert apart("route", renamed, "hello", PYTHONIOENCODING="utf-8").out.startswith("größer  (")
     named = json.loads(apart("route", renamed, "hello", "--json").out)
-    assert list(named["p_success"]) == ["größer", "🙂", "\ud83d"]
+    assert list(named["p_success"]) == ["größer", "🙂", "大"]

@@ -14,7 +14,7 @@ from genai_prices import types
 from genai_prices.data_snapshot import DataSnapshot, set_custom_snapshot
 
 from router.errors import PriceError
-from router.prices import PriceBook, TierPrice
+from router.prices import PriceBook, TierPrice, current_prices
 from router.tiers import Tier
 
 MAY_2026 = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -146,6 +146,20 @@ def test_a_fee_for_each_request_is_not_lost() -> None:
     price = PriceBook().price(tier("acme", "with-a-fee"), MAY_2026)
     assert price == TierPrice(1.0, 1.0, 1.0, 2.0, request_usd=0.005)
     assert price.cost_usd(1000, 500) == pytest.approx(0.005 + 0.001 + 0.001)
+
+
+@pytest.mark.usefixtures("acme")
+def test_todays_prices_are_known_where_tokens_say_it_all(tmp_path: Path) -> None:
+    text = (
+        DATED
+        + '[[prices]]\nprovider="own"\nmodel="llama"\nfrom=2999-01-01\n'
+        + ("input_price_usd_per_mtok=9\noutput_price_usd_per_mtok=9\n")
+    )
+    tiers = [tier("own", "llama"), tier("acme", "with-a-fee"), tier("acme", "no-such")]
+    fresh, output = current_prices(tiers, book(tmp_path, text))
+    np.testing.assert_array_equal(fresh, [0.5, np.nan, np.nan])
+    np.testing.assert_array_equal(output, [0.5, np.nan, np.nan])
+    assert [prices.shape for prices in current_prices([], PriceBook())] == [(0,), (0,)]
 
 
 @pytest.mark.usefixtures("acme")
@@ -287,7 +301,8 @@ def test_a_bad_override_entry_is_named(tmp_path: Path, change: str, message: str
     ("text", "message"),
     [
         ("[[prices]\n", "expected TOML"),
-        ("[prices]\n", r"expected \[\[prices\]\] tables only"),
+        ("[prices]\n", r"expected prices to be \[\[prices\]\] tables, got dict: write each"),
+        ("prices = 3\n", r"expected prices to be \[\[prices\]\] tables, got int: write each"),
         ("[[price]]\n", "got the key 'price'"),
         ("prices = [1]\n", "expected a table, got int"),
         ('[[prices]]\nprovider="p"\nfrom=2026-01-01\n', "a provider and a model as text"),

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from router.decision import Decision
 from router.errors import EmbeddingError, InputError, PriceError, RoutingError, TiersError
 from router.keyword import KeywordRouter
 from router.policy import Policy, escalation_order
-from router.prices import PriceBook
+from router.prices import PriceBook, TierPrice
 from router.routing import Router
-from router.tiers import TierSet
+from router.tiers import Tier, TierSet
 from tests.artifacts import HARD_QUERIES, resave, sample_table, tiny_embedder, train_tiny
 from training.search import Objective
 from training.table import OutcomeTable
@@ -459,6 +460,19 @@ def test_prices_are_not_frozen_in(priced: Path, tmp_path: Path) -> None:
     assert Router.load(priced, price_book=PriceBook()).policy == before.policy
     with pytest.raises(PriceError):
         PriceBook().price(before.tiers[0])
+
+
+def test_a_fee_for_each_request_leaves_the_tested_price(priced: Path) -> None:
+    class WithAFee(PriceBook):
+        def price(self, tier: Tier, at: datetime | None = None) -> TierPrice:
+            return TierPrice(9.0, 9.0, 9.0, 9.0, request_usd=0.01 * (tier.name != "nano"))
+
+    fresh, output = prices(Router.load(priced))
+    fresh[0] = output[0] = 9.0
+    loaded = Router.load(priced, price_book=WithAFee()).predictor.cost
+    # Tokens times the new price would leave the fee out.
+    np.testing.assert_array_equal(loaded.input_usd_per_mtok, fresh)
+    np.testing.assert_array_equal(loaded.output_usd_per_mtok, output)
 
 
 def test_a_price_change_moves_the_traffic(priced: Path, tmp_path: Path) -> None:

@@ -118,9 +118,16 @@ def test_index_of_an_unknown_name_hints_at_the_nearest() -> None:
         ({"context_window_tokens": 0}, "context_window_tokens must be a whole number above 0"),
         ({"context_window_tokens": 1e5}, "context_window_tokens must be a whole number"),
         ({"context_window_tokens": True}, "context_window_tokens must be a whole number"),
-        ({"input_price_usd_per_mtok": "1"}, "input_price_usd_per_mtok must be a number, got '1'"),
-        ({"input_price_usd_per_mtok": True}, "input_price_usd_per_mtok must be a number"),
+        (
+            {"input_price_usd_per_mtok": "1"},
+            "input_price_usd_per_mtok must be a finite price .* '1'",
+        ),
+        ({"input_price_usd_per_mtok": True}, "input_price_usd_per_mtok must be a finite price"),
         ({"output_price_usd_per_mtok": -0.5}, "output_price_usd_per_mtok .* got -0.5"),
+        ({"output_price_usd_per_mtok": 10**400}, "output_price_usd_per_mtok .* got 1000.*0: corr"),
+        ({"name": "na\x1b[31mno"}, r"name must be text that can be printed, got 'na\\x1b\[31mno'"),
+        ({"model": "a\nb"}, r"model must be text that can be printed, got 'a\\nb'"),
+        ({"features": ["\u202e"]}, r"features must be text that can be printed, got '\\u202e'"),
         ({"output_price_usd_per_mtok": float("nan")}, "output_price_usd_per_mtok .* finite"),
         ({"input_price_usd_per_mtok": 1.0}, "needs both .* got only input_price_usd_per_mtok"),
         ({"output_price_usd_per_mtok": 1.0}, "needs both .* got only output_price_usd_per_mtok"),
@@ -128,8 +135,11 @@ def test_index_of_an_unknown_name_hints_at_the_nearest() -> None:
     ],
 )
 def test_a_bad_key_is_named(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(TiersError, match=message):
+    with pytest.raises(TiersError, match=message) as caught:
         TierSet.from_dicts(one_tier(**changes), source="tiers.toml")
+    said = str(caught.value)
+    assert said.isprintable()
+    assert said.count("tiers.toml") == said.count("tier 1") == 1
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from threadpoolctl import threadpool_limits
 from router.embedding import StaticEmbedder
 from router.errors import InputError, PriceError
 from router.predictor import inputs
-from router.prices import PriceBook, TierPrice
+from router.prices import PriceBook, TierPrice, current_prices
 from router.query_features import query_features_many
 from router.tiers import Tier, TierSet
 from tests.minilm import static_folder
-from training.costs import RIDGE_PENALTIES, current_prices, fit_cost, fit_head
+from training.costs import RIDGE_PENALTIES, fit_cost, fit_head
 from training.inputs import Inputs
 from training.split import fold_ids, query_hashes
 from training.synthetic import make_world, sample
