@@ -28,7 +28,6 @@ import hmac
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ SIGNING_KEY_VARIABLE = "CPS_ROUTER_SIGNING_KEY"
 _MAX_FILE_BYTES = 2 * 2**30
 # Not part of the identity: two runs that learn the same thing have the same id.
 _NOT_IDENTITY = ("artifact_id", "created", "prices_as_of", "signature")
-# Somebody may replace the artifact while it is read; then it is read again, this often.
+# Where somebody replaces the artifact while it is read, it is read again, at most this often.
 _LOAD_ATTEMPTS = 5
 
 
@@ -103,7 +102,8 @@ def save_artifact(
 
     ``manifest`` holds everything but format, id, files and signature, which are filled in here.
     ``key`` (or the environment variable CPS_ROUTER_SIGNING_KEY) signs the manifest. Raises
-    ArtifactError where ``folder`` holds something that is not an artifact.
+    ArtifactError where ``folder`` holds something that is not an artifact, or ``manifest``
+    something that is not JSON.
     """
     folder = Path(folder)
     secret = _key_bytes(key)
@@ -113,11 +113,17 @@ def save_artifact(
         for name, data in payload.items()
     }
     filled = {**manifest, "format": FORMAT, "files": files}
-    artifact_id = _identity(filled)
-    filled["artifact_id"] = artifact_id
-    if secret is not None:
-        filled["signature"] = _signature(filled, secret)
-    text = _dump(filled)
+    try:
+        artifact_id = _identity(filled)
+        filled["artifact_id"] = artifact_id
+        if secret is not None:
+            filled["signature"] = _signature(filled, secret)
+        text = _dump(filled)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"expected a manifest of JSON values, got something else ({error}): leave it out or "
+            "make it text, a number, a list or a mapping with text as keys."
+        ) from error
     check_destination(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,12 +144,26 @@ def load_artifact(folder: str | Path, *, key: str | bytes | None = None) -> Arti
     ``key`` (or CPS_ROUTER_SIGNING_KEY) makes a valid signature mandatory.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    # os.path says "none" also of a name that is too long to be one.
+    if not os.path.isdir(folder):
         raise ArtifactError(f"expected an artifact folder at {folder}, got none: check the path.")
     for _ in range(_LOAD_ATTEMPTS - 1):
-        with suppress(ArtifactError):
+        before = _manifest_stamp(folder)
+        try:
             return _load_payload(folder, read_manifest(folder, key=key))
+        except ArtifactError:
+            if _manifest_stamp(folder) == before:
+                raise
     return _load_payload(folder, read_manifest(folder, key=key))
+
+
+def _manifest_stamp(folder: Path) -> tuple[int, int] | None:
+    """Tells a manifest from the one that replaces it, also where both say the same."""
+    try:
+        found = os.stat(folder / MANIFEST, follow_symlinks=False)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def read_manifest(folder: Path, *, key: str | bytes | None = None) -> dict[str, Any]:
@@ -273,4 +293,12 @@ def _key_bytes(key: str | bytes | None) -> bytes | None:
     if not key:
         # Anybody could sign with it.
         raise ArtifactError("expected a signing key, got an empty one: set it, or pass none.")
-    return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
+    if isinstance(key, bytes):
+        return key
+    try:
+        # Escapes stand for bytes that are no UTF-8, as in the environment.
+        return key.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ArtifactError(
+            "expected a signing key as text or bytes, got text with half a character: pass bytes."
+        ) from None

@@ -5,6 +5,7 @@ Payload files never change once written; replacing ``manifest.json`` is the one 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,25 +154,29 @@ def _remove_stale(folder: Path, current: set[str]) -> None:
 def read_regular(folder: Path, name: str, max_bytes: int) -> bytes:
     """Bytes of a regular file inside the folder; symbolic links and odd names are refused."""
     check_name(name)
-    path = folder
     try:
-        for part in name.split("/"):
-            path = path / part
-            if path.is_symlink():
+        with ExitStack() as opened:
+            at = os.open(folder, os.O_RDONLY)
+            opened.callback(os.close, at)
+            # Each step is opened where the last one is, and what was opened is what is looked at:
+            # nobody can put a link in between. Opening a named pipe does not wait.
+            for part in name.split("/"):
+                at = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+                opened.callback(os.close, at)
+            status = os.fstat(at)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
                 raise ArtifactError(
-                    f"expected {name} to be a regular file, got a symbolic link: "
-                    "copy the artifact with its files."
+                    f"expected {name} to be a regular file of at most {max_bytes} bytes, "
+                    "got something else: do not use this artifact."
                 )
-        # Looked at before it is opened: opening a named pipe would wait for ever.
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
-            raise ArtifactError(
-                f"expected {name} to be a regular file of at most {max_bytes} bytes, "
-                "got something else: do not use this artifact."
-            )
-        with path.open("rb") as file:
-            return file.read(max_bytes + 1)
+            with open(at, "rb", closefd=False) as file:
+                return file.read(max_bytes + 1)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ArtifactError(
+                f"expected {name} to be a regular file, got a symbolic link: "
+                "copy the artifact with its files."
+            ) from None
         raise ArtifactError(
             f"expected to read {name} in {folder}, got {error.strerror or 'an error'}: "
             "the artifact is incomplete; fetch it again."

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from router import artifact as artifact_module
 from router import artifact_files
 from router.artifact import (
     FORMAT,
@@ -217,6 +218,10 @@ def test_no_artifact_at_all(tmp_path: Path) -> None:
     refused(tmp_path, "No such file")
     (tmp_path / "file").write_text("x")
     refused(tmp_path / "file", "got none")
+    for impossible in ("x" * 5000, "a\0b"):
+        refused(Path(impossible), "got none")
+        with pytest.raises(ArtifactError, match="got none"):
+            Router.load(impossible)
 
 
 @pytest.mark.parametrize("found", [2, 99])
@@ -559,6 +564,52 @@ def test_an_empty_key_is_no_key(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+def test_a_key_of_half_a_character_is_refused(tmp_path: Path) -> None:
+    save_two(tmp_path / "a")
+    refused(tmp_path / "a", "half a character: pass bytes", key="\ud800")
+    with pytest.raises(ArtifactError, match="half a character"):
+        save_two(tmp_path / "b", key="\ud800")
+
+
+def test_what_cannot_succeed_is_not_tried_again(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        tried.append(arguments)
+        return read_manifest(*arguments, **options)
+
+    monkeypatch.setattr(artifact_module, "read_manifest", count)
+    refused(copy, "unsigned", key="secret")
+    refused(forge(copy, tmp_path / "newer", lambda m: m.update(format=2)), "upgrade")
+    next(copy.glob("arrays-*")).unlink()
+    refused(copy, "No such file")
+    assert len(tried) == 3
+
+
+def test_what_is_replaced_while_it_is_read_is_read_again(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = shutil.copytree(copy, copy.parent / "kept")
+
+    def replace_after(folder: Path, **options: Any) -> Any:
+        manifest = read_manifest(folder, **options)
+        if not next(folder.glob("arrays-*"), None):
+            # The same content, so that only the file tells that it is another one.
+            shutil.rmtree(folder)
+            shutil.copytree(kept, folder)
+            (folder / "manifest.json").touch()
+        return manifest
+
+    next(copy.glob("arrays-*")).unlink()
+    monkeypatch.setattr(artifact_module, "read_manifest", replace_after)
+    assert load_artifact(copy).artifact_id
+
+    next(copy.glob("arrays-*")).write_bytes(b"x")
+    refused(copy, "truncated")
+
+
 def test_a_router_asks_for_the_key_too(
     small_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -676,8 +727,12 @@ def test_a_full_disk_leaves_the_old_artifact(
 
 
 def test_what_cannot_be_saved_touches_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        save_artifact(tmp_path / "a", {"x": float("nan")}, {}, {})
+    loop: dict[str, Any] = {}
+    loop["loop"] = loop
+    for value in (float("nan"), float("inf"), object(), {1, 2}, np.ones(2), loop, {1: 1, "a": 2}):
+        for key in (None, "secret"):
+            with pytest.raises(ArtifactError, match=r"^expected a manifest of JSON values, got "):
+                save_artifact(tmp_path / "a", {"x": value}, {}, {}, key=key)
     with pytest.raises(ArtifactError, match="plain file names"):
         save_artifact(tmp_path / "a", {}, {}, {"../x": b""})
     assert not list(tmp_path.iterdir())
