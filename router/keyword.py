@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from router.decision import Decision
 from router.errors import InputError
+from router.text import check_sequence
 
 HIGH_TERMS: tuple[str, ...] = (
     "analyze",
@@ -137,8 +138,10 @@ class KeywordRouter:
         self, queries: Sequence[str], request_ids: Sequence[str | None] | None = None
     ) -> list[Decision]:
         """Decisions in the order of the queries. Raises InputError where the lengths differ."""
+        check_sequence(queries)
         if request_ids is None:
             return [self.route(query) for query in queries]
+        check_sequence(request_ids)
         if len(request_ids) != len(queries):
             raise InputError(
                 f"expected one request id per query, got {len(request_ids)} for {len(queries)}: "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from router.policy import Policy, escalation_order, min_cps_value, value_for_bud
 from router.predictor import Predictor
 from router.prices import PriceBook, current_prices
 from router.selection import CalibrationRows, Certificate, certify
+from router.text import check_sequence
 from router.tiers import TierSet, estimated_tokens
 
 __all__ = ["Decision", "Router"]
@@ -165,8 +167,10 @@ class Router:
         self, queries: Sequence[str], request_ids: Sequence[str | None] | None = None
     ) -> list[Decision]:
         """Decisions in the order of the queries; faster than ``route`` one by one."""
+        check_sequence(queries)
         if request_ids is None:
             request_ids = [None] * len(queries)
+        check_sequence(request_ids)
         if len(request_ids) != len(queries):
             raise InputError(
                 f"expected one request id per query, got {len(request_ids)} for {len(queries)}: "
@@ -174,9 +178,8 @@ class Router:
             )
         if not len(queries):
             return []
-        if not isinstance(queries, str):
-            for query in queries:
-                self._check(query)
+        for query in queries:
+            self._check(query)
         predicted = self.predictor.predict(queries)
         rows = zip(
             predicted.p_success.tolist(),
@@ -210,7 +213,7 @@ class Router:
         self._check(query)
         p, cost, unknown = self.predictor.predict_one(query)
         value = self.policy.success_value_usd if success_value_usd is None else success_value_usd
-        if not value >= 0:
+        if not (isinstance(value, Real) and value >= 0):
             raise InputError(
                 f"expected a success to be worth 0 dollars or more, got {value!r}: "
                 "give for example 0.01."

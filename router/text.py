@@ -37,9 +37,8 @@ def readable(text: str) -> str:
     return text
 
 
-def check_sequence(texts: Sequence[str]) -> None:
-    """Refuse one str where a sequence of them is due: it would be read letter by letter."""
-    if isinstance(texts, str):
-        raise EmbeddingError(
-            "expected a sequence of texts, got one text: put it into a list or use embed_one."
-        )
+def check_sequence(texts: Sequence[str | None]) -> None:
+    """Refuse one str, which would be read letter by letter, and what has no length."""
+    if isinstance(texts, str) or not hasattr(texts, "__len__"):
+        got = "one text" if isinstance(texts, str) else type(texts).__name__
+        raise EmbeddingError(f"expected a sequence of texts, got {got}: put them into a list.")

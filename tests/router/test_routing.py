@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from router.decision import Decision
-from router.errors import EmbeddingError, InputError, PriceError, RoutingError, TiersError
+from router.errors import InputError, PriceError, RoutingError, TiersError
 from router.keyword import KeywordRouter
 from router.policy import Policy, escalation_order
 from router.prices import PriceBook, TierPrice
@@ -163,8 +163,14 @@ def test_what_is_no_text_is_refused(router: Router, query: Any) -> None:
 def test_lists_must_fit(router: Router) -> None:
     with pytest.raises(InputError, match="one request id per query, got 1 for 2"):
         router.route_many(["a", "b"], ["1"])
-    with pytest.raises(EmbeddingError, match="put it into a list"):
-        router.route_many("one text")
+    wrong: Any
+    for wrong in ("one text", None, 7, (text for text in ["a"])):
+        for some_router in (router, KeywordRouter()):
+            with pytest.raises(InputError, match=r"^expected a sequence of texts, got .*a list"):
+                some_router.route_many(wrong)
+    for wrong in ("ab", 7, iter(["a", "b"])):
+        with pytest.raises(InputError, match=r"^expected a sequence of texts, got .*a list"):
+            router.route_many(["a", "b"], wrong)
 
 
 def test_a_pinned_tier_is_used(router: Router) -> None:
@@ -360,8 +366,8 @@ def test_the_order_of_escalation(router: Router) -> None:
     assert sorted(without) == ["frontier", "nano"]
 
 
-@pytest.mark.parametrize("value", [-0.01, float("nan"), float("-inf")])
-def test_a_success_is_worth_something(router: Router, value: float) -> None:
+@pytest.mark.parametrize("value", [-0.01, float("nan"), float("-inf"), "0.1", [0.1]])
+def test_a_success_is_worth_something(router: Router, value: Any) -> None:
     with pytest.raises(InputError, match="worth 0 dollars or more"):
         router.plan(QUERIES[0], success_value_usd=value)
 
