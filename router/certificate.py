@@ -176,6 +176,14 @@ class Floor:
         """Is the floor certified for this policy at level ``delta``?
 
         A ``randomised`` policy has fractional expected success, whatever these rows happen to show.
+
+        For an absolute floor the rows themselves say which test is due: the binomial one where all
+        are 0 or 1. Where success can be nothing else, that one is always taken and the level is
+        exact. Where a share q of requests has a fraction, the binomial test is taken wrongly only
+        if none of n rows has one. Even then it rejects no more often than it does for coins that
+        come up with probability x, which are binomial and agree with rows of 0 and 1. So the level
+        is at most delta + min(delta, (1 - q)^n): beyond about 5 / q rows it is delta for all that
+        matters, and between, betting leaves about a third unused.
         """
         x, mean = self.terms(policy_success, tier_success)
         if len(x) == 0:
