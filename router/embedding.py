@@ -8,7 +8,7 @@ of a text.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,65 +63,41 @@ class Embedder(Protocol):
         ...
 
 
-def load_embedder(spec: str | Path | Mapping[str, object]) -> Embedder:
-    """The embedder that ``spec`` names.
+def load_embedder(name: str | Path) -> Embedder:
+    """The embedder that ``name`` stands for.
 
     ``"static"`` is the one that ships with cps-router; the folder of a StaticEmbedding gives a
-    StaticEmbedder; any other text is a sentence-transformers folder or name. A mapping is what
-    ``embedder_spec`` wrote into a manifest: its digest must match. Raises EmbeddingError.
+    StaticEmbedder; any other text is a sentence-transformers folder or name. Raises EmbeddingError.
     """
-    if not isinstance(spec, Mapping):
-        if str(spec) == "static":
-            return StaticEmbedder.load(default_embedder_folder())
-        folder = Path(spec)
-        if is_static_folder(folder):
-            return StaticEmbedder.load(spec)
-        # Told from a name before the seconds that importing sentence-transformers takes.
-        is_path = folder.is_dir() or str(spec).startswith((".", "~", os.sep))
-        if is_path and not any((folder / name).is_file() for name in _MODEL_FILES):
-            raise EmbeddingError(
-                "expected 'static', a sentence-transformers folder or the name of such a model, "
-                f"got {os.fspath(spec)!r}, where no model is: check the path."
-            )
-        return SentenceTransformerEmbedder(spec)
-    kind, digest = spec.get("kind"), spec.get("digest")
-    place = str(spec.get("folder") or spec.get("id"))
-    if kind == "static":
-        folder = Path(place) if spec.get("folder") else default_embedder_folder()
-        static = StaticEmbedder.load(folder, id=str(spec["id"]) if spec.get("id") else None)
-        if digest is not None and static.digest != digest:
-            raise EmbeddingError(
-                f"expected the static embedder with digest {str(digest)[:12]}, got "
-                f"{static.digest[:12]}: restore that folder or train again."
-            )
-        return static
-    if kind == "sentence-transformers":
-        return SentenceTransformerEmbedder(
-            place, expected_digest=None if digest is None else str(digest)
+    if str(name) == "static":
+        return StaticEmbedder.load(default_embedder_folder())
+    folder = Path(name)
+    if is_static_folder(folder):
+        return StaticEmbedder.load(folder)
+    # Told from a name before the seconds that importing sentence-transformers takes.
+    is_path = folder.is_dir() or str(name).startswith((".", "~", os.sep))
+    if is_path and not any((folder / file).is_file() for file in _MODEL_FILES):
+        raise EmbeddingError(
+            "expected 'static', a sentence-transformers folder or the name of such a model, "
+            f"got {os.fspath(name)!r}, where no model is: check the path."
         )
-    raise EmbeddingError(
-        f"expected an embedder of kind 'static' or 'sentence-transformers', got {kind!r}: "
-        "pass such an embedder to the router yourself."
-    )
+    return SentenceTransformerEmbedder(name)
 
 
-def embedder_spec(embedder: Embedder, *, folder: str | Path | None = None) -> dict[str, Any]:
-    """What a manifest says of an embedder: kind, id, digest, dimension and, where given, folder."""
+def embedder_spec(embedder: Embedder) -> dict[str, Any]:
+    """What a manifest says of an embedder: kind, id, digest and dimension."""
     if isinstance(embedder, StaticEmbedder):
         kind = "static"
     elif isinstance(embedder, SentenceTransformerEmbedder):
         kind = "sentence-transformers"
     else:
         kind = "custom"
-    spec: dict[str, Any] = {
+    return {
         "kind": kind,
         "id": embedder.id,
         "digest": embedder.digest,
         "dimension": embedder.dimension,
     }
-    if folder is not None:
-        spec["folder"] = os.fspath(folder)
-    return spec
 
 
 def default_embedder_folder() -> Path:
