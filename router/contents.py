@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from router.artifact import Artifact
 from router.embedding import Embedder, SentenceTransformerEmbedder, StaticEmbedder
-from router.errors import ArtifactError, InputError
-from router.estimators import TierMeans
+from router.encoder import check_model
+from router.errors import ArtifactError, EmbeddingError, InputError, MissingExtraError
+from router.estimators import CostEstimator, TierMeans
 from router.policy import Policy
 from router.predictor import Predictor
 from router.query_features import FEATURE_NAMES
@@ -27,6 +28,10 @@ from router.tiers import TierSet
 FloatArray = npt.NDArray[np.float64]
 
 _KINDS = ("value", "tier", "mix")
+# Far beyond any dollars or tokens, and far from overflow when multiplied and squared.
+_MOST = 1e30
+# A cosine; in single precision it may be a little more than 1.
+_MOST_SIMILAR = 1.001
 _CALIBRATION = ("p_success", "success", "realised_cost_usd", "input_tokens", "output_tokens", "usd")
 
 
@@ -44,7 +49,7 @@ def read_contents(artifact: Artifact) -> Contents:
     """Raises ArtifactError where anything is missing or does not fit the rest."""
     try:
         return _read(artifact.manifest, artifact.arrays, artifact.embedder_files)
-    except ArtifactError:
+    except (ArtifactError, MissingExtraError):
         raise
     except (InputError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ArtifactError(
@@ -70,13 +75,16 @@ def _read(
     tiers = TierSet.from_dicts(manifest["tiers"])
     prices = tested_prices(manifest)
     for price in prices:
-        _require(price.shape == (len(tiers),) and not (price < 0).any(), "a price of every tier")
+        odd = (price < 0) | (price > _MOST)
+        _require(price.shape == (len(tiers),) and not odd.any(), "a price of every tier")
     # The estimators' inputs stand in this order.
     _require(
         manifest["query_features"] == list(FEATURE_NAMES), f"the query features {FEATURE_NAMES}"
     )
     min_similarity = manifest["out_of_distribution"]["min_similarity"]
-    _require(_is_number(min_similarity), "a least similarity")
+    _require(
+        _is_number(min_similarity) and abs(min_similarity) <= _MOST_SIMILAR, "a least similarity"
+    )
     predictor = Predictor.from_arrays(
         arrays,
         embedder=_embedder(manifest["embedder"], embedder_files),
@@ -92,8 +100,8 @@ def _read(
     if manifest["certificate"] is not None:
         certificate = Certificate.from_dict(manifest["certificate"])
         _require(_is_certificate(certificate, len(tiers)), "a certificate over its tiers")
-    _check_training(manifest["training"], len(tiers))
-    _check_calibration(arrays, len(tiers))
+    _check_training(manifest["training"], predictor.cost)
+    _check_calibration(arrays, predictor.cost)
     return Contents(tiers, predictor, policy, certificate)
 
 
@@ -113,7 +121,12 @@ def _embedder(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> Embedder:
         spec["kind"] == "sentence-transformers" and isinstance(spec["digest"], str),
         "an embedder of kind static or sentence-transformers",
     )
-    # Weights stay outside the artifact: loaded, and their digest compared, on first use.
+    # Weights stay outside the artifact: loaded, and their digest compared, on first use. That they
+    # are there at all is known now, and so is whether anything can read them.
+    try:
+        check_model(spec["id"])
+    except EmbeddingError as error:
+        raise ArtifactError(str(error)) from error
     return SentenceTransformerEmbedder(spec["id"], expected_digest=spec["digest"])
 
 
@@ -145,28 +158,56 @@ def _is_certificate(certificate: Certificate, n_tiers: int) -> bool:
     )
 
 
-def _check_training(training: Mapping[str, Any], n_tiers: int) -> None:
+def _check_training(training: Mapping[str, Any], cost: CostEstimator) -> None:
     means = TierMeans.from_dict(training["tier_means"])
     success = _numbers(training["tier_success"])
     shapes = {m.shape for m in (success, means.input_tokens, means.output_tokens, means.usd)}
-    _require(shapes == {(n_tiers,)} and bool(np.isfinite(success).all()), "means of every tier")
+    _require(
+        shapes == {cost.by_tokens.shape}
+        and _within(success, 1.0)
+        and _known_where_predicted(cost, means.input_tokens, means.output_tokens, means.usd),
+        "means of every tier",
+    )
 
 
-def _check_calibration(arrays: Mapping[str, npt.NDArray[Any]], n_tiers: int) -> None:
+def _check_calibration(arrays: Mapping[str, npt.NDArray[Any]], cost: CostEstimator) -> None:
     """The rows that a price change is tested on, and the hashes that evaluation leaves out."""
+    n_tiers = len(cost.by_tokens)
     rows = {name: arrays[f"calibration.{name}"] for name in _CALIBRATION}
     outside, hashes = arrays["calibration.out_of_distribution"], arrays["training.query_hashes"]
     n = len(outside)
     _require(
         all(a.dtype == np.float64 and a.shape == (n, n_tiers) for a in rows.values())
-        and all(((rows[name] >= 0) & (rows[name] <= 1)).all() for name in _CALIBRATION[:2])
-        and bool(np.isfinite(rows["realised_cost_usd"]).all())
+        and all(_within(rows[name], 1.0) for name in ("p_success", "success"))
+        and _within(rows["realised_cost_usd"], _MOST)
+        and _known_where_predicted(
+            cost, *(rows[n] for n in ("input_tokens", "output_tokens", "usd"))
+        )
         and outside.dtype == np.uint8
         and outside.ndim == 1
         and hashes.dtype == np.uint64
         and hashes.ndim == 1,
         "calibration rows of every tier",
     )
+
+
+def _known_where_predicted(
+    cost: CostEstimator, input_tokens: FloatArray, output_tokens: FloatArray, usd: FloatArray
+) -> bool:
+    """Whether amounts (..., T) are usable; NaN only for tiers without a head that predicts them."""
+    return all(
+        bool((((values >= 0) & (values <= _MOST)) | (np.isnan(values) & ~head.fitted)).all())
+        for head, values in (
+            (cost.input_tokens, input_tokens),
+            (cost.output_tokens, output_tokens),
+            (cost.usd, usd),
+        )
+    )
+
+
+def _within(values: FloatArray, most: float) -> bool:
+    """Whether all are numbers from 0 to ``most``; NaN is none."""
+    return bool(((values >= 0) & (values <= most)).all())
 
 
 def _require(condition: bool, what: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -150,9 +152,20 @@ def load_sentence_transformer(
     return model.float().eval()
 
 
+def check_model(name: str) -> None:
+    """Whether a model can be loaded without a network, as far as can be told without loading it.
+
+    Raises EmbeddingError where it is not on this machine, MissingExtraError without
+    sentence-transformers.
+    """
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise MissingExtraError("sentence-transformers", "encoder", f"The embedder {name!r}")
+    _model_folder(name)
+
+
 def _model_folder(name: str) -> Path:
-    """The folder of a loaded model: as given, or its snapshot in the hub's local cache."""
-    if Path(name).is_dir():
+    """A model's folder: as given, or its snapshot in the hub's local cache."""
+    if os.path.isdir(name):
         return Path(name)
     try:
         from huggingface_hub import snapshot_download

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from router.artifact import (
     read_manifest,
     save_artifact,
 )
-from router.errors import ArtifactError
+from router.errors import ArtifactError, MissingExtraError
 from router.routing import Router
 from tests.artifacts import forge, resave, sample_table, tiny_embedder, train_tiny
 
@@ -405,6 +406,18 @@ SMALL_ARRAYS = [
         put("output_tokens.smear", np.full(N_TIERS, -1.0)),
         put("calibration.p_success", np.full((9, N_TIERS), 0.5)),
         put("calibration.usd", np.ones((9, N_TIERS + 1))),
+        *(
+            pytest.param({"spoil": (name, value)}, id=f"{name} of {value}")
+            for name, values in {
+                "calibration.p_success": (-0.1, 1.1, np.nan),
+                "calibration.success": (-0.1, 1.1, np.nan),
+                "calibration.realised_cost_usd": (-1e-9, 1e308, np.inf, np.nan),
+                "calibration.input_tokens": (-1.0, 1e308, np.inf, np.nan),
+                "calibration.output_tokens": (-1.0, 1e308, np.inf, np.nan),
+                "calibration.usd": (-1e-9, 1e308, np.inf, np.nan),
+            }.items()
+            for value in values
+        ),
         put("calibration.out_of_distribution", np.zeros(3, np.uint8)),
         put("calibration.out_of_distribution", np.zeros(3, bool)),
         put("training.query_hashes", np.zeros(3)),
@@ -431,6 +444,24 @@ SMALL_ARRAYS = [
         broken("no threshold", lambda m: m["out_of_distribution"].clear()),
         broken("threshold is text", lambda m: m["out_of_distribution"].update(min_similarity="0")),
         broken("threshold is null", lambda m: m["out_of_distribution"].update(min_similarity=None)),
+        broken(
+            "threshold is no cosine",
+            lambda m: m["out_of_distribution"].update(min_similarity=1e308),
+        ),
+        broken("a huge price", lambda m: m["prices"]["input_usd_per_mtok"].__setitem__(0, 1e308)),
+        broken("a rate above 1", lambda m: m["training"]["tier_success"].__setitem__(0, 1e308)),
+        broken("a rate below 0", lambda m: m["training"]["tier_success"].__setitem__(0, -1e308)),
+        broken("no rate", lambda m: m["training"]["tier_success"].__setitem__(0, None)),
+        *(
+            broken(
+                f"a mean of {name} is {value}",
+                lambda m, name=name, value=value: m["training"]["tier_means"][name].__setitem__(
+                    0, value
+                ),
+            )
+            for name in ("usd", "input_tokens", "output_tokens")
+            for value in (-1.0, 1e308, -1e308, None)
+        ),
         broken("no embedder", lambda m: m.pop("embedder")),
         broken("embedder is a list", lambda m: m.update(embedder=[1])),
         broken("unknown embedder", lambda m: m["embedder"].update(kind="custom")),
@@ -474,6 +505,12 @@ SMALL_ARRAYS = [
 def test_content_that_would_fail_later_is_refused_on_loading(
     small_artifact: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
+    spoiled = change.pop("spoil", None)
+    if spoiled is not None:
+        name, value = spoiled
+        array = load_artifact(small_artifact).arrays[name].copy()
+        array[3, 1] = value
+        change["arrays"] = {name: array}
     folder = resave(small_artifact, tmp_path / "changed", **change)
     with pytest.raises(ArtifactError, match=r"^expected .*: .*(train|upgrade|newer)"):
         Router.load(folder)
@@ -515,6 +552,58 @@ def test_an_artifact_saved_anew_without_a_change_still_loads(
 ) -> None:
     router = Router.load(resave(small_artifact, tmp_path / "same"))
     assert router.artifact_id == Router.load(small_artifact).artifact_id
+
+
+def test_dollars_without_tokens_are_whole_too(tmp_path: Path) -> None:
+    table = sample_table(120)
+    nothing = np.full(table.input_tokens.shape, np.nan)
+    table = replace(table, input_tokens=nothing, output_tokens=nothing)
+    embedder = tiny_embedder(tmp_path / "embedder", list(table.query))
+    folder = train_tiny(table, tmp_path / "router", embedder).folder
+    assert Router.load(folder).manifest["prices"]["basis"] == ["logged usd"] * 3
+    assert Router.load(folder).route("hello").tier
+
+
+def encoder_artifact(source: Path, target: Path, model: object) -> Path:
+    """An artifact whose embedder is said to be a contextual one."""
+    change = {"kind": "sentence-transformers", "id": str(model), "digest": "0" * 64}
+    return resave(source, target, manifest=lambda m: m["embedder"].update(change))
+
+
+@pytest.mark.parametrize("name", ["/nowhere/encoder", "no-such/model", "no-such-model", "x" * 5000])
+def test_an_encoder_that_is_not_there_is_missed_on_loading(
+    small_artifact: Path, tmp_path: Path, name: str
+) -> None:
+    folder = encoder_artifact(small_artifact, tmp_path / "changed", name)
+    with pytest.raises(ArtifactError, match="in a folder or in the local cache, got neither"):
+        Router.load(folder)
+
+
+def test_an_encoder_without_the_package_for_it_is_missed_on_loading(
+    small_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = encoder_artifact(small_artifact, tmp_path / "changed", tmp_path)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MissingExtraError, match=r"cps-router\[encoder\]"):
+        Router.load(folder)
+
+
+def test_loading_looks_for_an_encoder_without_importing_torch(
+    small_artifact: Path, tmp_path: Path, repository: Path
+) -> None:
+    code = """
+import sys
+from router import Router
+from router.errors import ArtifactError
+Router.load(sys.argv[1])
+try:
+    Router.load(sys.argv[2])
+except ArtifactError:
+    print(sorted({"torch", "transformers", "sentence_transformers"} & set(sys.modules)))
+"""
+    there = encoder_artifact(small_artifact, tmp_path / "there", tmp_path)
+    missing = encoder_artifact(small_artifact, tmp_path / "missing", "no-such/model")
+    assert run_python(code, there, missing, cwd=repository) == "[]\n"
 
 
 def test_a_key_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
