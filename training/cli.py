@@ -77,23 +77,24 @@ def train(
     """
     asked = _objective(success_floor, floor_relative, success_value, budget, objective)
     with _extra("train"):
+        from router.tiers import TierSet
+        from training.pipeline import check_options
         from training.pipeline import train as run_training
         from training.report_text import training_text
+    options: dict[str, Any] = {
+        "objective": asked,
+        "confidence": confidence,
+        "embedder": embedder,
+        "estimator": estimator,
+        "safe_tier": safe_tier,
+        "track": mlflow,
+    }
+    tier_set = TierSet.from_toml(tiers)
+    # Before the log is read, which may take minutes.
+    check_options(tier_set, out, **options)
     with _progress() as say:
-        table = _read(outcomes, tiers, max_bad_share, success_threshold, say)
-        result = run_training(
-            table,
-            out,
-            objective=asked,
-            confidence=confidence,
-            embedder=embedder,
-            estimator=estimator,
-            safe_tier=safe_tier,
-            seed=seed,
-            name=outcomes.name,
-            track=mlflow,
-            on_progress=say,
-        )
+        table = _read(outcomes, tier_set, max_bad_share, success_threshold, say)
+        result = run_training(table, out, seed=seed, name=outcomes.name, on_progress=say, **options)
     for warning in result.warnings:
         typer.echo(f"cps-router: {warning}", err=True)
     if as_json:
@@ -134,16 +135,10 @@ def evaluate(
         from router.tiers import TierSet
         from training.evaluate import evaluate as run_evaluation
         from training.report_text import report_text
-        from training.table import read_outcomes
     router = Router.load(None if artifact == "default" else artifact)
     with _progress() as say:
-        table = read_outcomes(
-            outcomes,
-            router.tiers if tiers is None else TierSet.from_toml(tiers),
-            max_bad_share=max_bad_share,
-            success_threshold=success_threshold,
-            on_progress=lambda rows: say(f"reading {outcomes.name}: {rows:,} rows"),
-        )
+        tier_set = router.tiers if tiers is None else TierSet.from_toml(tiers)
+        table = _read(outcomes, tier_set, max_bad_share, success_threshold, say)
         result = run_evaluation(
             router,
             table,
@@ -256,16 +251,13 @@ def _objective(
 
 
 def _read(
-    outcomes: Path, tiers: Path, max_bad_share: float, success_threshold: float | None, say: Any
+    outcomes: Path, tiers: Any, max_bad_share: float, success_threshold: float | None, say: Any
 ) -> Any:
-    from router.prices import PriceBook
-    from router.tiers import TierSet
     from training.table import read_outcomes
 
     return read_outcomes(
         outcomes,
-        TierSet.from_toml(tiers),
-        price_book=PriceBook(),
+        tiers,
         max_bad_share=max_bad_share,
         success_threshold=success_threshold,
         on_progress=lambda rows: say(f"reading {outcomes.name}: {rows:,} rows"),

@@ -13,9 +13,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from router.artifact import check_destination
+from router.embedding import Embedder
 from router.errors import InputError
 from router.predictor import Predictor, inputs
 from router.prices import PriceBook
+from router.tiers import TierSet
 from training import experiment, package
 from training.costs import fit_cost
 from training.defaults import DEFAULT_CONFIDENCE
@@ -108,13 +110,16 @@ def train(
     """
     say = on_progress or (lambda message: None)
     objective = objective or Objective()
-    _check_options(estimator, confidence)
-    objective.floor(table.tiers, 0)  # refuses an unknown tier now rather than later
-    asked_safe_tier = None if safe_tier is None else table.tiers.index(safe_tier)
-    check_destination(out)
-    if track:
-        experiment.tracking_store()  # fails before the work, not after it
-    embed, embedder_files = package.open_embedder(embedder)
+    embed, embedder_files = check_options(
+        table.tiers,
+        out,
+        objective=objective,
+        confidence=confidence,
+        embedder=embedder,
+        estimator=estimator,
+        safe_tier=safe_tier,
+        track=track,
+    )
 
     # Split and embed; test rows are not looked at, and some training rows only certify.
     rows = prepare(table, embed, seed, say)
@@ -159,7 +164,7 @@ def train(
         "tier_success": tier_success,
         "tier_cost_usd": tier_cost,
         "strongest": strongest,
-        "safe_tier": strongest if asked_safe_tier is None else asked_safe_tier,
+        "safe_tier": strongest if safe_tier is None else table.tiers.index(safe_tier),
         "confidence": confidence,
     }
     choice = choose_policy(objective, calibration, **options)
@@ -206,7 +211,21 @@ def train(
     return TrainResult(manifest, Path(out), warnings, run)
 
 
-def _check_options(estimator: str, confidence: float) -> None:
+def check_options(
+    tiers: TierSet,
+    out: str | Path,
+    *,
+    objective: Objective,
+    confidence: float,
+    embedder: str | Path,
+    estimator: str,
+    safe_tier: str | None,
+    track: bool,
+) -> tuple[Embedder, dict[str, bytes]]:
+    """Refuse what cannot be trained with, before hours of work; gives the embedder and its files.
+
+    Worth asking before a long log is read, too. Raises InputError.
+    """
     if estimator != AUTO and estimator not in FAMILIES:
         raise InputError(
             f"expected an estimator among {AUTO}, {', '.join(FAMILIES)}, got {estimator!r}: "
@@ -214,3 +233,10 @@ def _check_options(estimator: str, confidence: float) -> None:
         )
     if not 0.5 <= confidence < 1.0:
         raise InputError(f"expected a confidence from 0.5 to 1, got {confidence:g}: try 0.95.")
+    objective.floor(tiers, 0)  # refuses an unknown tier
+    if safe_tier is not None:
+        tiers.index(safe_tier)
+    check_destination(out)
+    if track:
+        experiment.tracking_store()
+    return package.open_embedder(embedder)
