@@ -95,10 +95,11 @@ def train(
     with _progress() as say:
         table = _read(outcomes, tier_set, max_bad_share, success_threshold, say)
         result = run_training(table, out, seed=seed, name=outcomes.name, on_progress=say, **options)
-    for warning in result.warnings:
+    warnings = [*table.report.warnings(), *result.warnings]
+    for warning in warnings:
         typer.echo(f"cps-router: {warning}", err=True)
     if as_json:
-        summary = {**result.manifest, "artifact": str(out), "warnings": result.warnings}
+        summary = {**result.manifest, "artifact": str(out), "warnings": warnings}
         summary["mlflow_run_id"] = result.run.run_id if result.run else None
         _print_json(summary)
     else:
@@ -146,6 +147,8 @@ def evaluate(
             seed=seed,
             on_progress=lambda stage, done, total: say(f"{stage}: {done:,} of {total:,}"),
         )
+    for warning in table.report.warnings():
+        typer.echo(f"cps-router: {warning}", err=True)
     if report is not None:
         _write_report(report, result)
     if as_json:

@@ -77,6 +77,7 @@ class Gathered:
         self.n_rows = 0
         self.n_retries = 0
         self.not_a_tier: Counter[str] = Counter()
+        self.other_models: dict[str, str] = {}
         self._tiers = tiers
         self._book = price_book
         self._found: dict[tuple[str | None, str | None], int | None] = {}
@@ -119,6 +120,8 @@ class Gathered:
             if by_model is not None and by_model != found:
                 raise OutcomeError("tier and model name different tiers") from None
             self._found[tier, model] = found
+            if found is not None and model is not None and by_model is None:
+                self.other_models.setdefault(self._tiers.names[found], model)
         if found is None:
             self.not_a_tier[model or tier or ""] += 1
         return found

@@ -40,6 +40,7 @@ class ReadReport:
 
     ``n_rows == n_outcomes + n_retries + n_bad + n_not_a_tier``. ``reasons`` counts the bad rows by
     reason, ``not_a_tier`` the rows of models that the tiers file does not name.
+    ``other_models`` has, by tier, the first logged model that the tiers file does not know.
     ``rejects_path`` is where the bad rows were written, None if there were none.
     """
 
@@ -51,7 +52,21 @@ class ReadReport:
     n_not_a_tier: int = 0
     not_a_tier: dict[str, int] = field(default_factory=dict)
     n_retries: int = 0
+    other_models: dict[str, str] = field(default_factory=dict)
     rejects_path: str | None = None
+
+    def warnings(self) -> list[str]:
+        """What the owner of the log should hear although it could be read."""
+        if not self.other_models:
+            return []
+        pairs = ", ".join(
+            f"{model[:_SHOWN_CHARACTERS]!r} for {tier}" for tier, model in self.other_models.items()
+        )
+        text = (
+            f"the log names models that its tiers do not ({pairs}): if they are the same models, "
+            "add the names as aliases to the tiers file, else the outcomes are of other models."
+        )
+        return [text]
 
     def to_dict(self) -> dict[str, object]:
         """The report as a JSON-serialisable object."""
@@ -261,6 +276,7 @@ def read_outcomes(
         n_not_a_tier=gathered.not_a_tier.total(),
         not_a_tier=dict(gathered.not_a_tier.most_common()),
         n_retries=gathered.n_retries,
+        other_models=gathered.other_models,
         rejects_path=None if rejects.path is None else str(rejects.path),
     )
     _check(report, tiers, max_bad_share)

@@ -412,6 +412,26 @@ def test_a_query_longer_than_any_window_is_evaluated(
     assert json.loads(done.out)["n_requests"] == 60
 
 
+def test_a_log_of_other_models_is_remarked_on(
+    cps: Run, log: Path, trained: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (log / "outcomes.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["model"] = {"mid": "llama\n9"}.get(row["tier"], row["tier"])
+    other = write(tmp_path, "other.jsonl", "".join(f"{json.dumps(r)}\n" for r in rows).encode())
+    said = (
+        "cps-router: the log names models that its tiers do not ('llama\\n9' for mid): if they are "
+        "the same models, add the names as aliases to the tiers file, else the outcomes are of "
+        "other models."
+    )
+    done = cps("evaluate", trained, other)
+    assert done.code == 0
+    assert [line for line in done.err.splitlines() if line.startswith("cps-router: ")] == [said]
+    assert said in train(cps, log, outcomes=other).err
+    same = cps("evaluate", trained, log / "outcomes.jsonl")
+    assert "cps-router: " not in same.err
+
+
 def test_evaluate_says_what_is_wrong(cps: Run, log: Path, trained: Path, tmp_path: Path) -> None:
     outcomes = log / "outcomes.jsonl"
     assert "expected an artifact folder" in refused(cps("evaluate", "nothing", outcomes))
@@ -443,14 +463,15 @@ def test_data_list(cps: Run) -> None:
 
 @pytest.mark.parametrize("module", ["training.cli", "router.cli"])
 def test_the_module_is_the_command_too(module: str, trained: Path, repository: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", module, "route", trained, "hello", "--json"],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "tier" in json.loads(done.stdout)
+    for arguments, key in ((("route", trained, "hello"), "tier"), (("data", "list"), "datasets")):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments, "--json"],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert key in json.loads(done.stdout)
 
 
 def test_data_from_a_folder(cps: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
