@@ -206,7 +206,12 @@ def run(application: typer.Typer) -> None:
 
 
 def main() -> None:
-    """Entry point without the training commands."""
+    """What the script cps-router does, training commands included, where it is installed."""
+    from importlib.metadata import entry_points
+
+    for script in entry_points(group="console_scripts", name="cps-router"):
+        script.load()()
+        return
     run(app)
 
 
