@@ -18,16 +18,13 @@ from threadpoolctl import threadpool_limits
 from benchmarks.results import Say, Section, Table
 from benchmarks.told import COST_FROM_TEXT, MEAN_COST, auc_per_tier, task_means
 from router.embedding import Embedder
-from router.predictor import inputs
 from router.prices import PriceBook
-from router.query_features import query_features_many
 from training import metrics
 from training.costs import FittedCost, fit_cost
+from training.design import Design
 from training.features import embed_queries
 from training.fit import FAMILIES, fit_success
-from training.inputs import Inputs
-from training.neighbours import References
-from training.prepare import N_FOLDS
+from training.prepare import N_FOLDS, inputs_of
 from training.split import fold_ids, query_hashes
 from training.table import OutcomeTable
 
@@ -67,21 +64,28 @@ def one_fold(
     families: Sequence[str],
 ) -> dict[str, Score]:
     """Scores by router on the rows ``held_out`` (n,) of a table whose outcomes are all known."""
-    features = query_features_many(list(table.query))
-    x = inputs(vectors, features)
     rows, held = table.take(~held_out), table.take(held_out)
     fold = fold_ids(query_hashes(rows.query), N_FOLDS, seed)
-    data = Inputs(vectors[~held_out], x[~held_out], fold, seed)
-    refs = References.of(data)
-    costs = fit_cost(data, rows, PriceBook())
-    cost_held = costs.estimator.predict(x[held_out])
-    fitted = fit_success(data, refs, rows.success, rows.observed, families)
+    data, input_map, refs = inputs_of(rows.query.tolist(), vectors[~held_out], fold, seed)
+    design = Design.of(data, refs.all)
+    costs = fit_cost(data, design, rows, PriceBook())
     similarity = vectors[held_out] @ refs.all.T
+    x = input_map.many(held.query.tolist(), vectors[held_out], similarity)
+    cost_held = costs.estimator.predict(x)
+    fitted = fit_success(
+        data,
+        design,
+        refs,
+        rows.success,
+        rows.observed,
+        families,
+        other_success=rows.other_success,
+    )
     predicted = {
         family: Held(
             fitted[family].cross_fitted,
             costs.cross_fitted,
-            fitted[family].estimator.predict(x[held_out], similarity),
+            fitted[family].estimator.predict(x, similarity),
             cost_held,
         )
         for family in families

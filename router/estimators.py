@@ -1,8 +1,9 @@
 """Estimators compiled to plain arrays: P(success), E[tokens], E[cost]. No scikit-learn here.
 
 ``training/fit.py`` fits with scikit-learn and compiles to these; a test holds both to the same
-predictions. Shapes: ``n`` requests, ``T`` tiers, ``D`` inputs (embedding, then query features),
-``d`` embedding dimensions, ``m`` references (training queries, or centroids of them).
+predictions. Shapes: ``n`` requests, ``T`` tiers, ``D`` inputs in the order of
+``router.inputs``, ``d`` embedding dimensions, ``m`` references (training queries, or centroids of
+them). An estimator with fewer weights than inputs reads the first of them.
 
 Prices are not in here: heads predict tokens, and the price book turns them into dollars when a
 decision is made. A tier whose log has only dollars, or whose price nobody knows, has a dollar head.
@@ -97,31 +98,39 @@ class _Arrays:
 
 @dataclass(frozen=True, slots=True)
 class LinearScore(_Arrays):
-    """Logits ``x @ weight + bias``: weight (D, T), bias (T,)."""
+    """Logits ``x @ weight + bias`` of embedding and query features: weight (d+k, T), bias (T,)."""
 
     kind: ClassVar[str] = "logistic"
-    shapes: ClassVar = {"weight": ("D", "T"), "bias": ("T",)}
+    shapes: ClassVar = {"weight": ("d+k", "T"), "bias": ("T",)}
     weight: FloatArray
     bias: FloatArray
 
     def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
         """Logits (n, T) from inputs (n, D)."""
-        return x @ self.weight + self.bias
+        return x[:, : len(self.weight)] @ self.weight + self.bias
 
-    def scaled(self, slope: FloatArray, intercept: FloatArray) -> LinearScore:
+    def scaled(self, slope: FloatArray, intercept: FloatArray) -> Self:
         """The member whose logits are ``slope * logit + intercept`` (T,)."""
-        return LinearScore(self.weight * slope, self.bias * slope + intercept)
+        return type(self)(self.weight * slope, self.bias * slope + intercept)
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeScore(LinearScore):
+    """The same on all inputs: weight (D, T)."""
+
+    kind: ClassVar[str] = "ridge"
+    shapes: ClassVar = {"weight": ("D", "T"), "bias": ("T",)}
 
 
 @dataclass(frozen=True, slots=True)
 class MlpScore(_Arrays):
-    """One hidden ReLU layer, all tiers' units side by side: w1 (D, h), b1 (h,), w2 (h, T), b2 (T,).
+    """One hidden ReLU layer, all tiers' units side by side: w1 (d+k, h), b1, w2 (h, T), b2 (T,).
 
     A tier has its own units; in ``w2`` the rows of the others' are 0.
     """
 
     kind: ClassVar[str] = "mlp"
-    shapes: ClassVar = {"w1": ("D", "h"), "b1": ("h",), "w2": ("h", "T"), "b2": ("T",)}
+    shapes: ClassVar = {"w1": ("d+k", "h"), "b1": ("h",), "w2": ("h", "T"), "b2": ("T",)}
     w1: FloatArray
     b1: FloatArray
     w2: FloatArray
@@ -129,7 +138,7 @@ class MlpScore(_Arrays):
 
     def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
         """Logits (n, T) from inputs (n, D)."""
-        return np.maximum(x @ self.w1 + self.b1, 0.0) @ self.w2 + self.b2
+        return np.maximum(x[:, : len(self.w1)] @ self.w1 + self.b1, 0.0) @ self.w2 + self.b2
 
     def scaled(self, slope: FloatArray, intercept: FloatArray) -> MlpScore:
         """The member whose logits are ``slope * logit + intercept`` (T,)."""
@@ -210,8 +219,10 @@ class NeighbourScore(_Arrays):
         return replace(self, slope=self.slope * slope, intercept=self.intercept * slope + intercept)
 
 
-Member = LinearScore | MlpScore | NeighbourScore
-_MEMBERS: dict[str, type[Member]] = {c.kind: c for c in (LinearScore, MlpScore, NeighbourScore)}
+Member = LinearScore | RidgeScore | MlpScore | NeighbourScore
+_MEMBERS: dict[str, type[Member]] = {
+    c.kind: c for c in (LinearScore, RidgeScore, MlpScore, NeighbourScore)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +295,11 @@ class LogLinearHead(_Arrays):
         log_y = np.minimum(np.maximum(x @ self.weight + self.bias, self.log_low), self.log_high)
         out: FloatArray = self.smear * np.exp(log_y)
         return out
+
+    def split(self, n_parts: int) -> list[Self]:
+        """Heads of equally many columns each."""
+        columns = [np.split(getattr(self, f.name), n_parts, axis=-1) for f in fields(self)]
+        return [type(self)(*part) for part in zip(*columns, strict=True)]
 
     def sound(self) -> bool:
         """Whether fitted tiers get a finite value."""

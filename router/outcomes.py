@@ -88,12 +88,7 @@ class Outcome:
         if tier is None and model is None:
             raise OutcomeError("tier and model are missing")
 
-        score = _number(get("score"), "score", low=-math.inf)
-        if success_threshold is not None and score is not None:
-            success = float(score >= success_threshold)
-        else:
-            success = _success(get("success"))
-
+        success, score = success_of(row, success_threshold)
         cost_usd = _number(get("cost_usd"), "cost_usd")
         input_tokens = _count(get("input_tokens"), "input_tokens")
         output_tokens = _count(get("output_tokens"), "output_tokens")
@@ -251,6 +246,20 @@ def label(value: object, name: str) -> str | None:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return str(int(value))
     return _text(value, name)
+
+
+def success_of(
+    row: Mapping[str, object], success_threshold: float | None = None
+) -> tuple[float, float | None]:
+    """Success in 0..1 and the score, where there is one; with a threshold the score decides.
+
+    Raises:
+        OutcomeError: either is something else.
+    """
+    score = _number(row.get("score"), "score", low=-math.inf)
+    if success_threshold is not None and score is not None:
+        return float(score >= success_threshold), score
+    return _success(row.get("success")), score
 
 
 def _success(value: object) -> float:

@@ -17,13 +17,13 @@ from router.decision import Predictions
 from router.embedding import Embedder
 from router.errors import ArtifactError
 from router.estimators import CostEstimator, SuccessEstimator
-from router.query_features import FEATURE_NAMES, query_features, query_features_many
+from router.inputs import InputMap
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 
-# Rows predicted at a time, to bound memory (similarities are rows x references).
-_CHUNK = 4096
+# Rows predicted at a time, to bound memory (some 2,600 inputs each).
+_CHUNK = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Predictor:
     """
 
     embedder: Embedder
+    input_map: InputMap
     success: SuccessEstimator
     cost: CostEstimator
     references: Float32Array
@@ -43,30 +44,34 @@ class Predictor:
     def predict_one(self, query: str) -> tuple[list[float], list[float], bool]:
         """(P(success) of T tiers, their E[cost], out of distribution?) of one query."""
         embedding = self.embedder.embed_one(query)
-        x = np.concatenate((embedding, query_features(query)), dtype=np.float64)[None]
-        similarity = self.references.dot(embedding)[None]
+        nearness = self.references.dot(embedding)
+        x, similarity = self.input_map.one(query, embedding, nearness), nearness[None]
         p, cost = self.success.predict(x, similarity), self.cost.predict(x)
         return p[0].tolist(), cost[0].tolist(), bool(similarity.max() < self.min_similarity)
 
     def predict(self, queries: Sequence[str]) -> Predictions:
         """Predictions of many queries."""
-        return self.predict_embedded(self.embedder.embed(queries), query_features_many(queries))
+        return self.predict_embedded(queries, self.embedder.embed(queries))
 
-    def predict_embedded(self, embeddings: Float32Array, features: Float32Array) -> Predictions:
-        """Predictions from embeddings (n, d) and query features (n, k)."""
+    def predict_embedded(self, queries: Sequence[str], embeddings: Float32Array) -> Predictions:
+        """Predictions of queries that are already embedded (n, d)."""
         parts = [
-            self._predict_chunk(embeddings[i : i + _CHUNK], features[i : i + _CHUNK])
-            for i in range(0, max(len(embeddings), 1), _CHUNK)
+            self._predict_chunk(queries[i : i + _CHUNK], embeddings[i : i + _CHUNK])
+            for i in range(0, max(len(queries), 1), _CHUNK)
         ]
         return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _predict_chunk(
-        self, embeddings: Float32Array, features: Float32Array
+        self, queries: Sequence[str], embeddings: Float32Array
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-        x = inputs(embeddings, features)
         similarity = embeddings @ self.references.T
+        x = self.input_map.many(queries, embeddings, similarity)
         unknown = similarity.max(axis=1, initial=-1.0) < self.min_similarity
         return self.success.predict(x, similarity), self.cost.predict(x), unknown
+
+    def inputs(self, queries: Sequence[str], embeddings: Float32Array) -> FloatArray:
+        """What the estimators see of queries that are already embedded, (n, D)."""
+        return self.input_map.many(queries, embeddings, embeddings @ self.references.T)
 
     def priced(self, input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray) -> Predictor:
         """The same predictor at other prices (T,), NaN where a tier goes by its dollar head."""
@@ -76,6 +81,7 @@ class Predictor:
         """Arrays by name for the artifact; the embedder is stored apart."""
         return {
             "references": self.references,
+            **self.input_map.to_arrays(),
             **self.success.to_arrays(),
             **self.cost.to_arrays(),
         }
@@ -110,21 +116,18 @@ class Predictor:
                 "train it again."
             )
         n_tiers = len(input_usd_per_mtok)
+        input_map = InputMap.from_arrays(arrays)
         sizes = {
-            "D": dimension + len(FEATURE_NAMES),
+            **input_map.sizes(dimension, len(references)),
             "T": n_tiers,
             "2T+1": 2 * n_tiers + 1,
             "m": len(references),
         }
         return cls(
             embedder,
+            input_map,
             SuccessEstimator.from_arrays(members, arrays, sizes),
             CostEstimator.from_arrays(arrays, sizes, input_usd_per_mtok, output_usd_per_mtok),
             references,
             min_similarity,
         )
-
-
-def inputs(embeddings: Float32Array, features: Float32Array) -> FloatArray:
-    """The estimators' inputs (n, D): embedding, then query features."""
-    return np.hstack((embeddings, features)).astype(np.float64)

@@ -11,19 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import RidgeCV
 
 from router.errors import InputError
 from router.estimators import CostEstimator, LogLinearHead, TierMeans
 from router.prices import PriceBook, current_prices
-from training.inputs import Inputs, IntArray, Scale
+from training.design import Design
+from training.inputs import Inputs
 from training.metrics import dollar_ratio
+from training.ridge import fit_ridge
 from training.table import OutcomeTable
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 
-RIDGE_PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
+RIDGE_PENALTIES = (1.0, 3.0, 10.0, 30.0)
 # Tokens must be logged on this share of a tier's rows before its cost goes by tokens.
 _MIN_SHARE_WITH_TOKENS = 0.9
 # Today's price of the logged tokens may differ from the logged dollars by this factor unremarked.
@@ -45,7 +47,7 @@ class FittedCost:
     warnings: list[str]
 
 
-def fit_cost(data: Inputs, table: OutcomeTable, book: PriceBook) -> FittedCost:
+def fit_cost(data: Inputs, design: Design, table: OutcomeTable, book: PriceBook) -> FittedCost:
     """Token heads and dollar heads of every tier, at today's prices.
 
     Raises InputError where a tier has neither a price with logged tokens nor logged dollars.
@@ -58,9 +60,14 @@ def fit_cost(data: Inputs, table: OutcomeTable, book: PriceBook) -> FittedCost:
     ratios, agrees, warnings = _against_log(table, input_price, output_price)
     input_price[~agrees] = output_price[~agrees] = np.nan
 
-    input_head, input_tokens = fit_head(data, table.input_tokens, with_tokens)
-    output_head, output_tokens = fit_head(data, table.output_tokens, with_tokens)
-    usd_head, usd = fit_head(data, table.cost_usd, observed)
+    head, held_out = fit_head(
+        data,
+        design,
+        np.hstack((table.input_tokens, table.output_tokens, table.cost_usd)),
+        np.hstack((with_tokens, with_tokens, observed)),
+    )
+    input_tokens, output_tokens, usd = np.hsplit(held_out, 3)
+    input_head, output_head, usd_head = head.split(3)
     estimator = CostEstimator(input_head, output_head, usd_head, input_price, output_price)
     if not estimator.known.all():
         missing = [n for n, k in zip(table.tiers.names, estimator.known, strict=True) if not k]
@@ -102,44 +109,38 @@ def _against_log(
 
 
 def fit_head(
-    data: Inputs, values: FloatArray, observed: BoolArray
+    data: Inputs, design: Design, values: FloatArray, observed: BoolArray
 ) -> tuple[LogLinearHead, FloatArray]:
-    """E[value] for values (n, T) of at least 0 by ridge on log value; cross-fitted ones (n, T).
+    """E[value] for values (n, K) of at least 0 by ridge on log value; cross-fitted ones (n, K).
 
-    A tier with fewer than two known values stays NaN; one whose values are all 0 is 0. Else values
-    of 0 count as a tenth of the least positive one in the logarithm, and as 0 in the smearing.
+    A column with fewer than two known values stays NaN; one whose values are all 0 is 0. Else
+    values of 0 count as a tenth of the least positive one in the logarithm, and as 0 in the
+    smearing.
     """
-    n_rows, n_tiers = values.shape
-    scale = Scale.of(data.x)
-    z = scale(data.x)
-    weight = np.full((data.x.shape[1], n_tiers), np.nan)
-    bias, low, high, smear = (np.full(n_tiers, np.nan) for _ in range(4))
-    held_out = np.full((n_rows, n_tiers), np.nan)
-    for tier in range(n_tiers):
-        known = observed[:, tier] & np.isfinite(values[:, tier])
-        y = values[known, tier]
-        if len(y) < 2:
-            continue
-        if not (y > 0).any():
-            # A tier of one's own may be free.
-            weight[:, tier] = bias[tier] = low[tier] = high[tier] = smear[tier] = 0.0
-            held_out[:, tier] = 0.0
-            continue
-        log_y = np.log(np.maximum(y, 0.1 * y[y > 0].min()))
-        low[tier], high[tier] = log_y.min(), log_y.max()
-        raw = np.empty(n_rows)
-        others = _other_folds(data.fold, known)
-        for f, inside in others.items():
-            model = RidgeCV(RIDGE_PENALTIES).fit(z[known][inside], log_y[inside])
-            log_f = model.predict(z[data.fold == f])
-            raw[data.fold == f] = np.exp(np.clip(log_f, low[tier], high[tier]))
-        smear[tier] = y.sum() / raw[known].sum()
-        for f, inside in others.items():
-            factor = y[inside].sum() / raw[known][inside].sum()
-            held_out[data.fold == f, tier] = factor * raw[data.fold == f]
-        model = RidgeCV(RIDGE_PENALTIES).fit(z[known], log_y)
-        w, b = scale.fold(model.coef_[:, None], np.array([model.intercept_]))
-        weight[:, tier], bias[tier] = w[:, 0], b[0]
+    known = observed & np.isfinite(values)
+    positive = known & (values > 0)
+    fitted = (known.sum(axis=0) >= 2) & positive.any(axis=0)
+    least = np.where(positive, values, np.inf).min(axis=0, initial=np.inf)
+    log_y = np.log(np.maximum(np.where(known, values, 1.0), np.where(fitted, 0.1 * least, 1.0)))
+    low = np.where(known, log_y, np.inf).min(axis=0, initial=np.inf)
+    high = np.where(known, log_y, -np.inf).max(axis=0, initial=-np.inf)
+    ridge = fit_ridge(design.matrix, data.fold, log_y, known & fitted, RIDGE_PENALTIES)
+    weight, bias = design.unfold(ridge.weight, ridge.bias)
+    raw = np.exp(np.clip(ridge.held_out, low, high))
+    smear = np.full(len(fitted), np.nan)
+    held_out = np.full(values.shape, np.nan)
+    for column in np.flatnonzero(fitted):
+        seen = known[:, column]
+        y, expected = values[seen, column], raw[seen, column]
+        smear[column] = y.sum() / expected.sum()
+        for f, inside in _other_folds(data.fold, seen).items():
+            factor = y[inside].sum() / expected[inside].sum()
+            held_out[data.fold == f, column] = factor * raw[data.fold == f, column]
+    # A tier of one's own may be free.
+    free = (known.sum(axis=0) >= 2) & ~fitted
+    for part in (weight, bias, low, high, smear, held_out):
+        part[..., free] = 0.0
+        part[..., ~fitted & ~free] = np.nan
     return LogLinearHead(weight, bias, low, high, smear), held_out
 
 

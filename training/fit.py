@@ -19,10 +19,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
-from router.estimators import LinearScore, Member, MlpScore, SuccessEstimator, sigmoid
+from router.estimators import (
+    LinearScore,
+    Member,
+    MlpScore,
+    RidgeScore,
+    SuccessEstimator,
+    sigmoid,
+)
+from training.design import Design
 from training.inputs import Inputs, Scale
 from training.metrics import auc, dollar_ratio
 from training.neighbours import References, neighbours
+from training.ridge import fit_ridge
 from training.table import OutcomeTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -31,11 +40,13 @@ BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.intp]
 
 FAMILIES: dict[str, tuple[str, ...]] = {
+    "ridge": ("ridge",),
     "logistic": ("logistic",),
     "knn": ("knn",),
     "mlp": ("mlp",),
-    "blend": ("logistic", "knn", "mlp"),
+    "blend": ("ridge", "knn"),
 }
+RIDGE_PENALTIES = (3.0, 10.0, 30.0, 100.0)
 # Inverse regularisation strengths, chosen between by cross-fitted log-loss.
 LOGISTIC_STRENGTHS = (0.03, 0.1, 0.3, 1.0)
 MLP_HIDDEN = 16
@@ -54,13 +65,19 @@ class Fitted:
 
 def fit_success(
     data: Inputs,
+    design: Design,
     refs: References,
     success: FloatArray,
     observed: BoolArray,
     families: Iterable[str],
     on_progress: Callable[[str], None] | None = None,
+    *,
+    other_success: FloatArray | None = None,
 ) -> dict[str, Fitted]:
     """Fit families on success (n, T) where ``observed``; calibrated on cross-fitted predictions.
+
+    ``other_success`` (n, M), NaN where unknown, are outcomes of models that are no tier: they say
+    how difficult a query is.
 
     Members are calibrated by Platt's sigmoid on scores for rows they were not fitted on, then
     fitted once more on all rows; the mean of several members' logits is calibrated the same way.
@@ -73,7 +90,10 @@ def fit_success(
             if kind not in members:
                 if on_progress:
                     on_progress(f"fitting success: {kind}")
-                members[kind] = _fit_member(kind, data, refs, success, observed)
+                if kind == "ridge":
+                    members[kind] = _fit_ridge(data, design, success, observed, other_success)
+                else:
+                    members[kind] = _fit_member(kind, data, refs, success, observed)
         parts = [members[kind] for kind in FAMILIES[family]]
         score = np.mean([held_out for _, held_out in parts], axis=0)
         n_tiers = success.shape[1]
@@ -106,8 +126,8 @@ def _fit_member(
         return member.scaled(slope, intercept), slope * held_out + intercept
     fit_one = _fit_logistic if kind == "logistic" else _fit_mlp
     options = LOGISTIC_STRENGTHS if kind == "logistic" else MLP_PENALTIES
-    scale = Scale.of(data.x)
-    z = scale(data.x)
+    scale = Scale.of(data.dense)
+    z = scale(data.dense)
     best: tuple[float, float, FloatArray] | None = None
     for option in options:
         held_out = np.zeros(success.shape)
@@ -132,6 +152,64 @@ def _fit_member(
     ]
     compiled = compile_logistic(models, scale) if kind == "logistic" else compile_mlp(models, scale)
     return compiled.scaled(*calibration), held_out
+
+
+def _fit_ridge(
+    data: Inputs,
+    design: Design,
+    success: FloatArray,
+    observed: BoolArray,
+    other_success: FloatArray | None,
+) -> tuple[Member, FloatArray]:
+    """Each tier's own success and a difficulty that all models share, in equal parts.
+
+    A tier's labels are few and noisy, the difficulty is the mean of many, but tiers differ in more
+    than difficulty: both read the same inputs linearly, so that their calibrated mean is one linear
+    member.
+    """
+    hard, known = difficulty(success, observed, other_success)
+    ridge = fit_ridge(
+        design.matrix,
+        data.fold,
+        np.column_stack((np.where(observed, success, 0.0), hard)),
+        np.column_stack((observed, known)),
+        RIDGE_PENALTIES,
+    )
+    n_tiers = success.shape[1]
+    held = np.nan_to_num(ridge.held_out)
+    weight, bias = design.unfold(np.nan_to_num(ridge.weight), np.nan_to_num(ridge.bias))
+    own, shared = held[:, :-1], np.repeat(held[:, -1:], n_tiers, axis=1)
+    own_slope, own_shift = _platt(own, success, observed)
+    shared_slope, shared_shift = _platt(shared, success, observed)
+    score = 0.5 * (own_slope * own + own_shift + shared_slope * shared + shared_shift)
+    slope, intercept = _platt(score, success, observed)
+    for tier in range(n_tiers):
+        known_success = success[observed[:, tier], tier]
+        if len(np.unique(known_success)) < 2:
+            slope[tier], intercept[tier] = 0.0, _constant_logit(known_success)
+    member = RidgeScore(
+        0.5 * (weight[:, :-1] * own_slope + weight[:, -1:] * shared_slope),
+        0.5 * (bias[:-1] * own_slope + own_shift + bias[-1] * shared_slope + shared_shift),
+    )
+    return member.scaled(slope, intercept), slope * score + intercept
+
+
+def difficulty(
+    success: FloatArray, observed: BoolArray, other_success: FloatArray | None
+) -> tuple[FloatArray, BoolArray]:
+    """Mean over the models seen on a request of (success - the model's mean), (n,); where known.
+
+    Models may be seen on different requests: taking off each one's mean makes them comparable.
+    """
+    cells = np.where(observed, success, np.nan)
+    if other_success is not None:
+        cells = np.hstack((cells, other_success))
+    known = np.isfinite(cells)
+    counts = known.sum(axis=0)
+    filled = np.where(known, cells, 0.0)
+    centred = np.where(known, filled - filled.sum(axis=0) / np.maximum(counts, 1), 0.0)
+    n_seen = known.sum(axis=1)
+    return centred.sum(axis=1) / np.maximum(n_seen, 1), n_seen > 0
 
 
 def _as_classes(

@@ -19,9 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from router.errors import OutcomeError
-from router.outcomes import Outcome
+from router.outcomes import Outcome, label, success_of
 from router.prices import PriceBook
 from router.tiers import TierSet
+
+# Models that are no tier count where they were seen on this share of the requests: fewer outcomes
+# say little about difficulty, and their columns take memory.
+MIN_SHARE_OF_OTHERS = 0.05
 
 
 class Rejects:
@@ -89,6 +93,7 @@ class Gathered:
         self._at: list[object] = []
         self._same: dict[str, str] = {}
         # Facts of a row. A cell is request * n_tiers + tier.
+        self._others: dict[str, dict[str, float]] = {}
         self._cell = array("q")
         self._attempt = array("q")
         self._line = array("q")
@@ -125,6 +130,17 @@ class Gathered:
         if found is None:
             self.not_a_tier[model or tier or ""] += 1
         return found
+
+    def add_other(self, row: Mapping[str, object], success_threshold: float | None) -> None:
+        """Keep whether a model that is no tier succeeded; pass over a row that does not tell."""
+        try:
+            request_id = label(row.get("request_id"), "request_id")
+            success, _ = success_of(row, success_threshold)
+        except OutcomeError:
+            return
+        if request_id is not None:
+            model = str(row.get("model") or row.get("tier"))
+            self._others.setdefault(model, {}).setdefault(request_id, success)
 
     def add(self, outcome: Outcome, tier: int, line: int) -> None:
         """Take one outcome.
@@ -194,7 +210,20 @@ class Gathered:
         for name, values in self._numbers.items():
             columns[name] = np.full(shape, np.nan)
             columns[name].ravel()[cells] = np.array(values, dtype=np.float64)[chosen]
+        columns["other_success"] = self._pivot_others(len(ids))
         return columns
+
+    def _pivot_others(self, n_requests: int) -> npt.NDArray[np.float64]:
+        """Success (n, M) of the models that are no tier, NaN where unknown."""
+        index, kept = self._request_index, []
+        for name in sorted(self._others):
+            found = [(index[i], s) for i, s in self._others[name].items() if i in index]
+            if found and len(found) >= MIN_SHARE_OF_OTHERS * n_requests:
+                column = np.full(n_requests, np.nan)
+                rows, successes = zip(*found, strict=True)
+                column[list(rows)] = successes
+                kept.append(column)
+        return np.column_stack(kept) if kept else np.empty((n_requests, 0))
 
     def _priced(self, outcome: Outcome, tier: int) -> float:
         price = self._book.find(self._tiers[tier], outcome.at)

@@ -14,12 +14,25 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What estimators see of n queries: embeddings (n, d), all inputs (n, D), and fold ids (n,)."""
+    """What estimators see of n queries: embeddings (n, d), all inputs (n, D), and fold ids (n,).
+
+    The first ``n_dense`` inputs, by default all, are embedding and query features.
+    """
 
     embedding: Float32Array
     x: FloatArray
     fold: IntArray
     seed: int
+    n_dense: int = -1
+
+    def __post_init__(self) -> None:
+        if self.n_dense < 0:
+            object.__setattr__(self, "n_dense", self.x.shape[1])
+
+    @property
+    def dense(self) -> FloatArray:
+        """Embedding and query features (n, d+k)."""
+        return self.x[:, : self.n_dense]
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,15 @@ def success_values_for_floors(
     return result
 
 
+def recentred(p_success: FloatArray, success: FloatArray) -> FloatArray:
+    """P(success) (n, T) moved so that every tier's mean is what it realised on the same rows.
+
+    >>> recentred(np.array([[0.2], [0.4]]), np.array([[0.0], [1.0]])).round(6).tolist()
+    [[0.4], [0.6]]
+    """
+    return p_success + (tier_means(success) - tier_means(p_success))
+
+
 @dataclass(frozen=True, slots=True)
 class MeanMixRatio:
     """``mean`` of the mix ``ratios`` at ``floors``, and the ``success_values_usd`` chosen; (k,)."""
@@ -241,8 +250,10 @@ def mean_mix_ratio(
     ``train`` = (p_success, expected_cost_usd, success), ``test`` = (p_success, expected_cost_usd,
     success, cost_usd); all (n, T), the two of different n. Weakest and strongest are the least and
     the greatest success rate of a tier on the training rows. Lambda for each floor is the smallest
-    that realises it on the training rows; the ratio is taken at the success rate which that lambda
-    realises on the test rows, and is not capped at 1. Only tiers by lambda, no coin-flips.
+    at which the success *expected* of the training rows reaches it (``recentred`` on what every
+    tier realised there: the noise of single labels does not pick a lambda); the ratio is taken
+    at the success rate which that lambda realises on the test rows, and is not capped at 1. Only
+    tiers by lambda, no coin-flips.
 
     >>> p, c = np.array([[0.5, 1.0], [1.0, 1.0]] * 5), np.array([[1.0, 2.0]] * 10)
     >>> result = mean_mix_ratio((p, c, p.round()), (p, c, p.round(), c))
@@ -254,7 +265,8 @@ def mean_mix_ratio(
     tier_rates = tier_means(success_train)
     weakest, strongest = float(tier_rates.min()), float(tier_rates.max())
     floors = weakest + np.linspace(0.10, 0.98, n_floors) * (strongest - weakest)
-    values = success_values_for_floors(p_train, expected_train, success_train, floors)
+    expected_success = recentred(p_train, success_train)
+    values = success_values_for_floors(p_train, expected_train, expected_success, floors)
     tier_costs, tier_rates = tier_means(cost_test), tier_means(success_test)
     rows = np.arange(len(p_test))
     # Neighbouring floors often share their lambda.

@@ -187,8 +187,11 @@ def fingerprint(table: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> str:
     return hashlib.sha256(np.sort(rows, axis=0).tobytes()).hexdigest()
 
 
-def calibration_tokens(predictor: Predictor, x: npt.NDArray[np.float64]) -> dict[str, Any]:
+def calibration_tokens(
+    predictor: Predictor, queries: Sequence[str], embeddings: npt.NDArray[np.float32]
+) -> dict[str, Any]:
     """Predicted tokens and dollars (n, T) of the calibration rows, so that prices can change."""
+    x = predictor.inputs(queries, embeddings)
     return {
         "input_tokens": predictor.cost.input_tokens.predict(x),
         "output_tokens": predictor.cost.output_tokens.predict(x),

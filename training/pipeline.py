@@ -15,14 +15,14 @@ from threadpoolctl import threadpool_limits
 from router.artifact import check_destination
 from router.embedding import Embedder
 from router.errors import InputError
-from router.predictor import Predictor, inputs
+from router.predictor import Predictor
 from router.prices import PriceBook
 from router.tiers import TierSet
 from training import experiment, package
 from training.costs import fit_cost
 from training.defaults import DEFAULT_CONFIDENCE
+from training.design import Design
 from training.fit import FAMILIES, fit_metrics, fit_success
-from training.neighbours import References
 from training.prepare import prepare
 from training.search import (
     Objective,
@@ -37,7 +37,7 @@ __all__ = ["TrainResult", "train"]
 
 AUTO = "auto"
 # Candidates of `auto`, the simplest first.
-AUTO_FAMILIES = ("logistic", "knn", "mlp", "blend")
+AUTO_FAMILIES = ("ridge", "logistic", "knn", "mlp", "blend")
 # One query in a thousand of the training traffic itself counts as unlike the rest: such queries go
 # to the safe tier, which may cost thirty times the one they would get.
 SHARE_OUTSIDE = 0.001
@@ -124,18 +124,27 @@ def train(
     # Split and embed; test rows are not looked at, and some training rows only certify.
     rows = prepare(table, embed, seed, say)
     data, fitting = rows.data, rows.fitting
-    refs = References.of(data)
+    refs, design = rows.refs, Design.of(rows.data, rows.refs.all)
 
     # Fit costs, then success: the family whose predictions decide best.
     say(f"fitting costs on {fitting.n_requests:,} requests")
-    costs = fit_cost(data, fitting, price_book or PriceBook())
+    costs = fit_cost(data, design, fitting, price_book or PriceBook())
     complete = fitting.complete
     tier_success = fitting.success[complete].mean(axis=0)
     tier_cost = costs.means.dollars(costs.estimator)
     strongest = int(np.lexsort((tier_cost, -tier_success))[0])  # of equals the cheapest
     floor = objective.floor(table.tiers, strongest)
     families = AUTO_FAMILIES if estimator == AUTO else (estimator,)
-    fitted = fit_success(data, refs, fitting.success, fitting.observed, families, say)
+    fitted = fit_success(
+        data,
+        design,
+        refs,
+        fitting.success,
+        fitting.observed,
+        families,
+        say,
+        other_success=fitting.other_success,
+    )
     candidates = {
         family: Rows(
             fitted[family].cross_fitted[complete],
@@ -148,6 +157,7 @@ def train(
     family, values = pick_family(objective, floor, candidates, seed)
     predictor = Predictor(
         embed,
+        rows.input_map,
         fitted[family].estimator,
         costs.estimator,
         refs.all,
@@ -157,7 +167,7 @@ def train(
     # Choose the policy on rows that nothing above has seen.
     held = rows.held
     say(f"certifying on {held.n_requests:,} calibration requests")
-    predictions = predictor.predict_embedded(rows.held_vectors, rows.held_features)
+    predictions = predictor.predict_embedded(held.query.tolist(), rows.held_vectors)
     calibration = package.calibration_rows(predictions, held.success, held.cost_usd)
     options: dict[str, Any] = {
         "tiers": table.tiers,
@@ -181,7 +191,7 @@ def train(
         menu=menu,
         calibration=calibration,
         calibration_tokens=package.calibration_tokens(
-            predictor, inputs(rows.held_vectors, rows.held_features)
+            predictor, held.query.tolist(), rows.held_vectors
         ),
         facts=package.TrainingFacts(
             name=name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from router.embedding import Embedder
 from router.errors import InputError
-from router.predictor import inputs
-from router.query_features import query_features_many
+from router.inputs import InputMap
+from router.query_features import N_FEATURES
 from router.tiers import TierSet, estimated_tokens
 from training.features import embed_queries
 from training.inputs import Inputs
+from training.neighbours import References
 from training.split import SplitMasks, fitting_calibration, fold_ids, query_hashes, split_table
 from training.table import OutcomeTable
 
@@ -28,6 +29,7 @@ NOTEWORTHY_COPIES = 0.05
 NOTEWORTHY_LONG = 0.01
 
 Float32Array = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,8 @@ class Prepared:
 
     ``train`` are all of them in an order that knows nothing of outcomes, with the ``hashes`` of
     their texts. ``fitting`` (embedded in ``data``) are fitted on. ``held`` only certify: one row
-    per text, on which every tier is known, with its ``held_vectors`` and ``held_features``.
+    per text, on which every tier is known, with its ``held_vectors``. ``input_map`` and ``refs``
+    are of the fitting rows.
     """
 
     split: SplitMasks
@@ -44,9 +47,10 @@ class Prepared:
     hashes: npt.NDArray[np.uint64]
     fitting: OutcomeTable
     data: Inputs
+    input_map: InputMap
+    refs: References
     held: OutcomeTable
     held_vectors: Float32Array
-    held_features: Float32Array
 
     @property
     def counts(self) -> dict[str, int]:
@@ -95,20 +99,32 @@ def prepare(
 
     say(f"embedding {train.n_requests:,} queries")
     vectors = embed_queries(embedder, list(train.query))
-    features = query_features_many(list(train.query))
     fits, kept = ~calibrates, np.flatnonzero(calibrates & train.complete)
     folds = fold_ids(hashes[fits], min(N_FOLDS, len(np.unique(hashes[fits]))), seed)
+    fitting = train.take(fits)
+    data, input_map, refs = inputs_of(list(fitting.query), vectors[fits], folds, seed)
     held, first = one_per_text(train.take(kept), hashes[kept])
     return Prepared(
         split=split,
         train=train,
         hashes=hashes,
-        fitting=train.take(fits),
-        data=Inputs(vectors[fits], inputs(vectors[fits], features[fits]), folds, seed),
+        fitting=fitting,
+        data=data,
+        input_map=input_map,
+        refs=refs,
         held=held,
         held_vectors=vectors[kept[first]],
-        held_features=features[kept[first]],
     )
+
+
+def inputs_of(
+    queries: Sequence[str], vectors: Float32Array, folds: IntArray, seed: int
+) -> tuple[Inputs, InputMap, References]:
+    """What estimators see of queries to fit on, and what makes the same of others."""
+    refs = References.of(Inputs(vectors, vectors.astype(np.float64), folds, seed))
+    input_map = InputMap.of(queries)
+    x = input_map.many(queries, vectors, vectors @ refs.all.T)
+    return Inputs(vectors, x, folds, seed, vectors.shape[1] + N_FEATURES), input_map, refs
 
 
 def one_per_text(

@@ -80,7 +80,8 @@ class OutcomeTable:
     ``request_id``, ``query``, ``task``, ``split`` and ``at`` are object arrays of shape (n,); the
     last three may hold None. ``success``, ``cost_usd``, ``input_tokens``, ``output_tokens`` and
     ``propensity`` are float64 of shape (n, T), NaN where unobserved or unknown. ``observed`` is
-    bool of shape (n, T).
+    bool of shape (n, T). ``other_success`` (n, M) holds the successes of M models that are no tier:
+    they route nothing, but say how difficult a query is.
     """
 
     tiers: TierSet
@@ -95,6 +96,7 @@ class OutcomeTable:
     output_tokens: FloatMatrix
     propensity: FloatMatrix
     observed: BoolArray
+    other_success: FloatMatrix
     report: ReadReport
 
     @property
@@ -118,7 +120,7 @@ class OutcomeTable:
         index: npt.NDArray[Any] = np.asarray(rows)
         if index.size == 0 and index.dtype != bool:
             index = index.astype(np.intp)  # an empty list is float to numpy
-        columns = ("request_id", "query", "task", "split", "at", *_MATRICES)
+        columns = ("request_id", "query", "task", "split", "at", *_MATRICES, "other_success")
         return OutcomeTable(
             tiers=self.tiers,
             report=self.report,
@@ -159,6 +161,7 @@ class OutcomeTable:
         output_tokens: npt.ArrayLike | None = None,
         propensity: npt.ArrayLike | None = None,
         observed: npt.ArrayLike | None = None,
+        other_success: npt.ArrayLike | None = None,
     ) -> OutcomeTable:
         """A table out of arrays (synthetic data, tests).
 
@@ -209,6 +212,9 @@ class OutcomeTable:
             split=column(split, "split"),
             at=column(at, "at"),
             observed=seen,
+            other_success=np.empty((shape[0], 0))
+            if other_success is None
+            else np.array(other_success, dtype=np.float64),
             report=ReadReport(n_rows=int(seen.sum()), n_outcomes=int(seen.sum())),
             **matrices,
         )
@@ -255,7 +261,9 @@ def read_outcomes(
                 if isinstance(row, OutcomeError):
                     raise row
                 tier = gathered.tier_of(row)
-                if tier is not None:
+                if tier is None:
+                    gathered.add_other(row, success_threshold)
+                else:
                     outcome = Outcome.from_mapping(row, success_threshold=success_threshold)
                     gathered.add(outcome, tier, line)
             except OutcomeError as error:

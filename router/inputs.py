@@ -1,0 +1,113 @@
+"""What estimators see of a query, in this order:
+
+    embedding (d) | query features (k) | word grams (N_GRAMS) | similarity kernel (m)
+
+Query features are held within the range of the fitting rows, so that a query with one rare
+character is not extrapolated to certainty. The kernel exp(width * (s - 1)) of the cosine
+similarities s to the references lets a linear estimator bend. Training and serving share this one
+class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from router.errors import ArtifactError
+from router.query_features import N_FEATURES, query_features, query_features_many
+from router.word_grams import N_GRAMS, WordGrams
+
+FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+
+# About what separates near neighbours from the rest among unit vectors of short texts.
+KERNEL_WIDTH = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class InputMap:
+    """Query -> inputs (D,); ``low`` and ``high`` (k,) bound the query features.
+
+    Without ``grams`` (artifacts of format 1) the inputs are embedding and features alone.
+    """
+
+    low: FloatArray
+    high: FloatArray
+    grams: WordGrams | None
+    kernel_width: float = KERNEL_WIDTH
+
+    def one(self, query: str, embedding: Float32Array, similarity: Float32Array) -> FloatArray:
+        """Inputs (1, D) of one query from its embedding (d,) and similarities (m,)."""
+        features = np.minimum(np.maximum(query_features(query), self.low), self.high)
+        if self.grams is None:
+            return np.concatenate((embedding, features), dtype=np.float64)[None]
+        kernel = np.exp(self.kernel_width * (similarity - 1.0))
+        parts = (embedding, features, self.grams.vector(query), kernel)
+        return np.concatenate(parts, dtype=np.float64)[None]
+
+    def many(
+        self, queries: Sequence[str], embeddings: Float32Array, similarity: Float32Array
+    ) -> FloatArray:
+        """Inputs (n, D) of many queries from embeddings (n, d) and similarities (n, m)."""
+        features = np.clip(query_features_many(queries), self.low, self.high)
+        if self.grams is None:
+            return np.hstack((embeddings, features)).astype(np.float64)
+        kernel = np.exp(self.kernel_width * (similarity - 1.0))
+        return np.hstack(
+            (embeddings, features, self.grams.vectors(queries), kernel), dtype=np.float64
+        )
+
+    def sizes(self, dimension: int, n_references: int) -> dict[str, int]:
+        """Numbers of inputs: "d+k" of embedding and features, "D" of all."""
+        dense = dimension + N_FEATURES
+        return {
+            "d+k": dense,
+            "D": dense if self.grams is None else dense + N_GRAMS + n_references,
+        }
+
+    @classmethod
+    def of(cls, queries: Sequence[str]) -> InputMap:
+        """Ranges and gram weights of the queries to learn from."""
+        features = query_features_many(queries).astype(np.float64)
+        return cls(features.min(axis=0), features.max(axis=0), WordGrams.of(queries))
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays by name for the artifact."""
+        assert self.grams is not None
+        return {
+            "inputs.low": self.low,
+            "inputs.high": self.high,
+            "inputs.gram_weight": self.grams.weight,
+            "inputs.kernel_width": np.array(self.kernel_width),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> InputMap:
+        """From the artifact's arrays; those of format 1 have none of these."""
+        if not any(name.startswith("inputs.") for name in arrays):
+            unbounded = np.full(N_FEATURES, np.inf)
+            return cls(-unbounded, unbounded, None)
+        shapes: dict[str, tuple[int, ...]] = {
+            "low": (N_FEATURES,),
+            "high": (N_FEATURES,),
+            "gram_weight": (N_GRAMS,),
+            "kernel_width": (),
+        }
+        found = {name: arrays.get(f"inputs.{name}") for name in shapes}
+        for name, array in found.items():
+            if (
+                array is None
+                or array.dtype != np.float64
+                or array.shape != shapes[name]
+                or not (np.abs(array) < 1e6).all()
+            ):
+                raise ArtifactError(
+                    f"expected the array inputs.{name} in the artifact, got none that fits: "
+                    "train it again."
+                )
+        low, high, weight, width = (array for array in found.values() if array is not None)
+        return cls(low, high, WordGrams(weight), float(width))
