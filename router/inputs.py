@@ -57,9 +57,8 @@ class InputMap:
         if self.grams is None:
             return np.hstack((embeddings, features)).astype(np.float64)
         kernel = np.exp(self.kernel_width * (similarity - 1.0))
-        return np.hstack(
-            (embeddings, features, self.grams.vectors(queries), kernel), dtype=np.float64
-        )
+        parts = (embeddings, features, self.grams.vectors(queries), kernel)
+        return np.concatenate(parts, axis=1, dtype=np.float64)
 
     def sizes(self, dimension: int, n_references: int) -> dict[str, int]:
         """Numbers of inputs: "d+k" of embedding and features, "D" of all."""

@@ -19,6 +19,7 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +56,12 @@ class _WordHashes(dict[str, int]):
 def gram_hashes(text: str, hash_of: Callable[[str], int]) -> HashArray:
     """Hashes of the words and of the pairs; of a long text those of the part that is read."""
     words = np.array(list(map(hash_of, _find_words(clip(text).lower()))), np.uint32)
+    return np.concatenate((words, _pairs(words)))
+
+
+def _pairs(words: HashArray) -> HashArray:
     left, right = words[:-1], words[1:]
-    return np.concatenate((words, (left ^ right) * _MIX + left))
+    return (left ^ right) * _MIX + left
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +91,18 @@ class WordGrams:
         return out
 
     def vectors(self, texts: Sequence[str]) -> FloatArray:
-        """Vectors (n, ``N_GRAMS``) of many texts."""
-        out = np.empty((len(texts), N_GRAMS))
-        for row, text in enumerate(texts):
-            out[row] = self.vector(text)
+        """Vectors (n, ``N_GRAMS``) of many texts: the same, without a step per text."""
+        words = [_find_words(clip(text).lower()) for text in texts]
+        lengths = np.fromiter(map(len, words), np.intp, len(words))
+        hashes = np.array(list(map(self._hash_of, chain.from_iterable(words))), np.uint32)
+        row = np.repeat(np.arange(len(words)), lengths)
+        inside = row[1:] == row[:-1]
+        pairs = _pairs(hashes)[inside]
+        out = np.zeros((len(words), N_GRAMS))
+        for at, found in ((row, hashes), (row[1:][inside], pairs)):
+            out[at, found & _PLACE] = self._signed[found & _PLACE_AND_SIGN]
+        length = np.sqrt(np.einsum("ij,ij->i", out, out))
+        out /= np.where(length > 0, length, 1.0)[:, None]
         return out
 
     @classmethod
