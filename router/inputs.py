@@ -26,6 +26,8 @@ Float32Array = npt.NDArray[np.float32]
 
 # About what separates near neighbours from the rest among unit vectors of short texts.
 KERNEL_WIDTH = 4.0
+# Wider, the kernel of a similarity that rounding took above 1 would no longer be about 1.
+_MAX_KERNEL_WIDTH = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +106,16 @@ class InputMap:
                 or array.shape != shapes[name]
                 or not (np.abs(array) < 1e6).all()
             ):
-                raise ArtifactError(
-                    f"expected the array inputs.{name} in the artifact, got none that fits: "
-                    "train it again."
-                )
+                raise _misfit(name)
         low, high, weight, width = (array for array in found.values() if array is not None)
+        if not (low <= high).all():
+            raise _misfit("high")
+        if not 0 < width <= _MAX_KERNEL_WIDTH:
+            raise _misfit("kernel_width")
         return cls(low, high, WordGrams(weight), float(width))
+
+
+def _misfit(name: str) -> ArtifactError:
+    return ArtifactError(
+        f"expected the array inputs.{name} in the artifact, got none that fits: train it again."
+    )

@@ -24,6 +24,8 @@ Float32Array = npt.NDArray[np.float32]
 
 # Rows predicted at a time: some 2,600 inputs each stay in the processor's cache.
 _CHUNK = 128
+# Lengths in single precision may be a little more than 1.
+_UNIT = 1.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,11 @@ class Predictor:
             or references.ndim != 2
             or references.shape[0] < 1
             or references.shape[1] != dimension
-            or not np.isfinite(references).all()
+            # Unit rows, but for rounding; NaN is none.
+            or not (np.linalg.norm(references.astype(np.float64), axis=1) <= _UNIT).all()
         ):
             raise ArtifactError(
-                f"expected references of {dimension} dimensions in the artifact, got others: "
+                f"expected unit references of {dimension} dimensions in the artifact, got others: "
                 "train it again."
             )
         n_tiers = len(input_usd_per_mtok)

@@ -64,3 +64,17 @@ def apart(*arguments: object, stdin: bytes = b"", **environment: str) -> Done:
     assert "Traceback" not in err
     assert "Exception ignored" not in err
     return Done(done.returncode, done.stdout.decode(), err)
+
+
+def run_python(code: str, *arguments: object, cwd: Path, **environment: str) -> str:
+    """What a new interpreter writes to standard output; it must not complain of anything."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout

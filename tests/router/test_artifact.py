@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -31,8 +30,11 @@ from router.artifact import (
     save_artifact,
 )
 from router.errors import ArtifactError, MissingExtraError
+from router.query_features import N_FEATURES
 from router.routing import Router
+from router.word_grams import N_GRAMS
 from tests.artifacts import forge, resave, sample_table, tiny_embedder, train_tiny
+from tests.command_line import run_python
 
 ARRAYS = {
     "f8": np.linspace(-1, 1, 12).reshape(3, 4),
@@ -225,10 +227,10 @@ def test_no_artifact_at_all(tmp_path: Path) -> None:
             Router.load(impossible)
 
 
-@pytest.mark.parametrize("found", [2, 99])
+@pytest.mark.parametrize("found", [FORMAT + 1, 99])
 def test_a_newer_format_asks_for_an_upgrade(copy: Path, tmp_path: Path, found: int) -> None:
     newer = forge(copy, tmp_path / "newer", lambda m: m.update(format=found, spare={"new": 1}))
-    assert "upgrade cps-router" in refused(newer, f"format 1 to 1, got format {found}")
+    assert "upgrade cps-router" in refused(newer, f"format 1 to {FORMAT}, got format {found}")
     # Whatever else a newer version writes differently, this is what is said.
     manifest = json.loads((newer / "manifest.json").read_text())
     write_raw(newer, json.dumps(manifest, separators=(",", ":")))
@@ -364,7 +366,8 @@ def put(name: str, array: Any) -> Any:
     return pytest.param({"arrays": {name: array}}, id=f"{name}-{np.asarray(array).dtype}")
 
 
-N_TIERS, WIDTH, INPUTS = 3, 16, 26
+# A logistic estimator reads the dense inputs alone; heads read all of them.
+N_TIERS, WIDTH, DENSE = 3, 16, 26
 SMALL_ARRAYS = [
     "references",
     "success.logistic.weight",
@@ -381,6 +384,10 @@ SMALL_ARRAYS = [
     "calibration.usd",
     "calibration.out_of_distribution",
     "training.query_hashes",
+    "inputs.low",
+    "inputs.high",
+    "inputs.gram_weight",
+    "inputs.kernel_width",
 ]
 
 
@@ -393,13 +400,27 @@ SMALL_ARRAYS = [
         put("references", np.ones((0, WIDTH), np.float32)),
         put("references", np.full((5, WIDTH), np.nan, np.float32)),
         put("references", np.ones(WIDTH, np.float32)),
-        put("success.logistic.weight", np.ones((INPUTS, N_TIERS), np.float32)),
-        put("success.logistic.weight", np.ones((INPUTS, N_TIERS + 1))),
-        put("success.logistic.weight", np.ones((INPUTS - 1, N_TIERS))),
-        put("success.logistic.weight", np.full((INPUTS, N_TIERS), np.nan)),
-        put("success.logistic.weight", np.full((INPUTS, N_TIERS), 1e300)),
+        put("references", np.ones((256, WIDTH), np.float32)),
+        put("inputs.low", np.ones(N_FEATURES, np.float32)),
+        put("inputs.low", np.ones(N_FEATURES + 1)),
+        put("inputs.low", np.full(N_FEATURES, 1e5)),
+        put("inputs.high", np.full(N_FEATURES, np.nan)),
+        put("inputs.high", np.full(N_FEATURES, -1e5)),
+        put("inputs.gram_weight", np.ones(N_GRAMS - 1)),
+        put("inputs.gram_weight", np.full(N_GRAMS, np.inf)),
+        put("inputs.kernel_width", np.array([4.0])),
+        put("inputs.kernel_width", np.array(np.nan)),
+        put("inputs.kernel_width", np.array(0.0)),
+        put("inputs.kernel_width", np.array(-4.0)),
+        put("inputs.kernel_width", np.array(1e5)),
+        put("success.logistic.weight", np.ones((DENSE, N_TIERS), np.float32)),
+        put("success.logistic.weight", np.ones((DENSE, N_TIERS + 1))),
+        put("success.logistic.weight", np.ones((DENSE - 1, N_TIERS))),
+        put("success.logistic.weight", np.full((DENSE, N_TIERS), np.nan)),
+        put("success.logistic.weight", np.full((DENSE, N_TIERS), 1e300)),
         put("success.logistic.bias", np.ones((1, N_TIERS))),
-        put("usd.weight", np.ones((N_TIERS, INPUTS))),
+        put("usd.weight", np.ones((N_TIERS, DENSE))),
+        put("usd.weight", np.ones((DENSE, N_TIERS))),
         put("usd.bias", np.full(N_TIERS, 1e200)),
         put("output_tokens.log_high", np.full(N_TIERS, 1e6)),
         put("output_tokens.log_high", np.full(N_TIERS, -99.0)),
@@ -517,34 +538,50 @@ def test_content_that_would_fail_later_is_refused_on_loading(
 
 
 KNN = "success.knn."
+N_INPUTS = DENSE + N_GRAMS + 48  # of 120 requests 48 are references
+
+
+def of(estimator: str, name: str, array: Any) -> Any:
+    return pytest.param(estimator, {"arrays": {name: array}}, id=f"{name}-{array.dtype}")
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("estimator", "change"),
     [
-        put(KNN + "counts", np.ones((4, 7))),
-        put(KNN + "n_neighbours", np.array(0)),
-        put(KNN + "n_neighbours", np.array(5.0)),
-        put(KNN + "shrinkage", np.array(0.0)),
-        put(KNN + "prior", np.array([0.0, 0.5, 1.0])),
-        put("success.mlp.w1", np.ones((INPUTS, 5))),
-        put("success.mlp.w2", np.ones((48, 4))),
+        of("blend", KNN + "counts", np.ones((4, 7))),
+        of("blend", KNN + "n_neighbours", np.array(0)),
+        of("blend", KNN + "n_neighbours", np.array(5.0)),
+        of("blend", KNN + "shrinkage", np.array(0.0)),
+        of("blend", KNN + "prior", np.array([0.0, 0.5, 1.0])),
+        of("blend", "success.ridge.weight", np.ones((DENSE, N_TIERS))),
+        of("blend", "success.ridge.weight", np.ones((N_INPUTS + 1, N_TIERS))),
+        of("blend", "success.ridge.weight", np.full((N_INPUTS, N_TIERS), np.nan)),
+        of("blend", "success.ridge.bias", np.ones(N_TIERS + 1)),
+        of("blend", "references", np.zeros((47, WIDTH), np.float32)),
+        of("mlp", "success.mlp.w1", np.ones((DENSE, 5))),
+        of("mlp", "success.mlp.w1", np.ones((N_INPUTS, 48))),
+        of("mlp", "success.mlp.w2", np.ones((48, 4))),
     ],
 )
 def test_other_estimators_are_checked_too(
-    blend_artifact: Path, tmp_path: Path, change: dict[str, Any]
+    other_artifacts: dict[str, Path], tmp_path: Path, estimator: str, change: dict[str, Any]
 ) -> None:
-    Router.load(blend_artifact).route("hello")
+    folder = other_artifacts[estimator]
+    assert len(load_artifact(folder).arrays["usd.weight"]) == N_INPUTS
+    Router.load(folder).route("hello")
     with pytest.raises(ArtifactError, match=r"^expected "):
-        Router.load(resave(blend_artifact, tmp_path / "changed", **change))
+        Router.load(resave(folder, tmp_path / "changed", **change))
 
 
 @pytest.fixture(scope="module")
-def blend_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("blend")
+def other_artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("others")
     table = sample_table(120)
     embedder = tiny_embedder(folder / "embedder", list(table.query))
-    return train_tiny(table, folder / "router", embedder, estimator="blend").folder
+    return {
+        kind: train_tiny(table, folder / kind, embedder, estimator=kind).folder
+        for kind in ("blend", "mlp")
+    }
 
 
 def test_an_artifact_saved_anew_without_a_change_still_loads(
@@ -671,7 +708,7 @@ def test_what_cannot_succeed_is_not_tried_again(
 
     monkeypatch.setattr(artifact_module, "read_manifest", count)
     refused(copy, "unsigned", key="secret")
-    refused(forge(copy, tmp_path / "newer", lambda m: m.update(format=2)), "upgrade")
+    refused(forge(copy, tmp_path / "newer", lambda m: m.update(format=FORMAT + 1)), "upgrade")
     next(copy.glob("arrays-*")).unlink()
     refused(copy, "No such file")
     assert len(tried) == 3
@@ -874,19 +911,6 @@ while True:
     step += 1
 print(json.dumps(results))
 """
-
-
-def run_python(code: str, *arguments: object, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, **environment},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 @pytest.fixture

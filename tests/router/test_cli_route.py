@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from router.artifact import FORMAT
 from router.routing import Router
 from tests.artifacts import HARD_QUERIES, forge, resave, sample_table
 from tests.command_line import COMMAND, Done, Run, apart, here
@@ -221,10 +222,11 @@ def test_files_that_cannot_be_read(cps: Run, small_artifact: Path, tmp_path: Pat
 
 def test_artifacts_that_cannot_be_loaded(cps: Run, small_artifact: Path, tmp_path: Path) -> None:
     assert "got none: check the path" in refused(cps("route", tmp_path / "nothing", "hello"))
-    newer = forge(small_artifact, tmp_path / "newer", lambda m: m.update(format=2))
+    newer = forge(small_artifact, tmp_path / "newer", lambda m: m.update(format=FORMAT + 1))
     assert "upgrade cps-router" in refused(cps("route", newer, "hello"))
     text = (newer / "manifest.json").read_text()
-    (newer / "manifest.json").write_text(text.replace('"format": 2', '"format": 1'))
+    older = text.replace(f'"format": {FORMAT + 1}', f'"format": {FORMAT}')
+    (newer / "manifest.json").write_text(older)
     assert "was altered" in refused(cps("route", newer, "hello"))
     # Refused before anything is read or said.
     done = cps("route", newer, "--file", "-", stdin=b'{"query": "a"}\n')
@@ -304,6 +306,8 @@ def test_names_that_the_terminal_cannot_show(small_artifact: Path, tmp_path: Pat
     done = apart("route", renamed, "hello", PYTHONIOENCODING="ascii")
     assert (done.code, done.err) == (0, "")
     assert "gr\\xf6\\xdfer" in done.out
-    assert apart("route", renamed, "hello", PYTHONIOENCODING="utf-8").out.startswith("größer  (")
+    shown = apart("route", renamed, "hello", PYTHONIOENCODING="utf-8").out
+    assert shown.startswith(f"{Router.load(renamed).route('hello').tier}  (")
+    assert all(name in shown for name in ("größer", "🙂", "大"))
     named = json.loads(apart("route", renamed, "hello", "--json").out)
     assert list(named["p_success"]) == ["größer", "🙂", "大"]

@@ -22,6 +22,7 @@ from router.estimators import (
     Member,
     MlpScore,
     NeighbourScore,
+    RidgeScore,
     SuccessEstimator,
     TierMeans,
     sigmoid,
@@ -30,7 +31,10 @@ from router.estimators import (
 FloatArray = npt.NDArray[np.float64]
 
 N, D, T, M, H = 40, 6, 3, 30, 8
-SIZES = {"D": D, "T": T, "m": M, "2T+1": 2 * T + 1}
+# Two kinds of estimator read the first DENSE inputs alone.
+DENSE = 4
+SIZES = {"d+k": DENSE, "D": D, "T": T, "m": M, "2T+1": 2 * T + 1}
+ALL_KINDS = (0, 1, 2, 3)
 
 
 def unit_rows(rng: np.random.Generator, n: int, d: int) -> FloatArray:
@@ -58,17 +62,20 @@ def nearest(
     )
 
 
-def members(seed: int = 0) -> tuple[LinearScore, MlpScore, NeighbourScore]:
+def members(seed: int = 0) -> tuple[LinearScore, MlpScore, NeighbourScore, RidgeScore]:
     rng = np.random.default_rng(seed)
     success = (rng.random((M, T)) < 0.6).astype(float)
     return (
-        LinearScore(rng.normal(size=(D, T)), rng.normal(size=T)),
-        MlpScore(rng.normal(size=(D, H)), rng.normal(size=H), rng.normal(size=(H, T)), np.zeros(T)),
+        LinearScore(rng.normal(size=(DENSE, T)), rng.normal(size=T)),
+        MlpScore(
+            rng.normal(size=(DENSE, H)), rng.normal(size=H), rng.normal(size=(H, T)), np.zeros(T)
+        ),
         replace(
             nearest(one_outcome_each(success), 7, 2.0, np.array([0.3, 0.5, 0.9])),
             slope=rng.uniform(0.5, 2, T),
             intercept=rng.normal(size=T),
         ),
+        RidgeScore(rng.normal(size=(D, T)), rng.normal(size=T)),
     )
 
 
@@ -87,10 +94,13 @@ def test_sigmoid_is_that_of_scipy_and_never_overflows() -> None:
     assert sigmoid(x) == pytest.approx(expit(x), abs=1e-15)
 
 
-def test_a_linear_score_is_a_logit() -> None:
-    member, (x, similarity) = members()[0], asked()
+@pytest.mark.parametrize(("kind", "n_read"), [(0, DENSE), (3, D)])
+def test_a_linear_score_is_a_logit(kind: int, n_read: int) -> None:
+    member, (x, similarity) = members()[kind], asked()
+    assert isinstance(member, LinearScore)
     by_hand = [
-        [float(x[i] @ member.weight[:, t] + member.bias[t]) for t in range(T)] for i in (0, 7)
+        [float(x[i, :n_read] @ member.weight[:, t] + member.bias[t]) for t in range(T)]
+        for i in (0, 7)
     ]
     assert member.score(x, similarity)[[0, 7]] == pytest.approx(np.array(by_hand))
 
@@ -100,17 +110,27 @@ def test_an_mlp_score_has_one_hidden_layer_of_rectified_units() -> None:
     for row, tier in ((0, 0), (7, 2)):
         total = member.b2[tier]
         for unit in range(H):
-            total += max(0.0, x[row] @ member.w1[:, unit] + member.b1[unit]) * member.w2[unit, tier]
+            hidden = x[row, :DENSE] @ member.w1[:, unit] + member.b1[unit]
+            total += max(0.0, hidden) * member.w2[unit, tier]
         assert member.score(x, similarity)[row, tier] == pytest.approx(total)
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize("kind", [0, 1])
+def test_an_estimator_of_the_dense_inputs_knows_nothing_of_the_others(kind: int) -> None:
+    member, (x, similarity) = members()[kind], asked()
+    other = x.copy()
+    other[:, DENSE:] = 1e6
+    assert (member.score(other, similarity) == member.score(x, similarity)).all()
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_scaling_a_member_scales_its_logits(kind: int) -> None:
     member, (x, similarity) = members()[kind], asked()
     slope, intercept = np.array([2.0, 0.0, -1.5]), np.array([0.1, -3.0, 0.0])
     scaled = member.scaled(slope, intercept).scaled(np.full(T, 0.5), np.full(T, 0.25))
     expected = 0.5 * (slope * member.score(x, similarity) + intercept) + 0.25
     assert scaled.score(x, similarity) == pytest.approx(expected, abs=1e-12)
+    assert type(scaled) is type(member)
 
 
 def test_the_success_estimator_is_the_sigmoid_of_the_sum_of_logits() -> None:
@@ -331,7 +351,7 @@ def cost_estimator(
     )
 
 
-@pytest.mark.parametrize("kinds", [(0,), (1,), (2,), (0, 1, 2), (2, 0)])
+@pytest.mark.parametrize("kinds", [(0,), (1,), (2,), (3,), ALL_KINDS, (3, 2), (2, 0)])
 def test_a_success_estimator_survives_its_arrays(kinds: tuple[int, ...]) -> None:
     parts: tuple[Member, ...] = tuple(members()[kind] for kind in kinds)
     made = SuccessEstimator(parts)
@@ -351,7 +371,7 @@ def test_a_cost_estimator_survives_its_arrays() -> None:
     assert again.by_tokens.tolist() == made.by_tokens.tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_a_missing_or_misshapen_array_is_named(kind: int) -> None:
     member = members()[kind]
     arrays = SuccessEstimator((member,)).to_arrays()
@@ -366,7 +386,7 @@ def test_a_missing_or_misshapen_array_is_named(kind: int) -> None:
 
 def test_estimators_of_the_future_and_none_at_all_are_refused() -> None:
     arrays = SuccessEstimator(members()).to_arrays()
-    for kinds in (["logistic", "transformer"], [], ["knn", "knn"]):
+    for kinds in (["logistic", "transformer"], [], ["knn", "knn"], ["ridge", "ridge"]):
         with pytest.raises(ArtifactError, match="expected"):
             SuccessEstimator.from_arrays(kinds, arrays, SIZES)
 

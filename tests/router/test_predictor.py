@@ -17,15 +17,20 @@ from router.estimators import (
     LinearScore,
     LogLinearHead,
     NeighbourScore,
+    RidgeScore,
     SuccessEstimator,
 )
-from router.predictor import Predictor, inputs
-from router.query_features import FEATURE_NAMES, query_features_many
+from router.inputs import InputMap
+from router.predictor import Predictor
+from router.query_features import N_FEATURES
+from router.word_grams import N_GRAMS
 
 Float32Array = npt.NDArray[np.float32]
 
 DIMENSION, T, M = 5, 3, 12
-D = DIMENSION + len(FEATURE_NAMES)
+DENSE = DIMENSION + N_FEATURES
+D = DENSE + N_GRAMS + M
+MEMBERS = ["logistic", "knn", "ridge"]
 QUERIES = [f"What is {i} + {i * i}? Please explain question {i}." for i in range(25)]
 
 
@@ -61,9 +66,10 @@ def predictor(min_similarity: float = -1.0) -> Predictor:
     success = (rng.random((M, T)) < 0.6).astype(float)
     return Predictor(
         HashEmbedder(),
+        InputMap.of([f"reference {i}?" for i in range(M)]),
         SuccessEstimator(
             (
-                LinearScore(0.01 * rng.normal(size=(D, T)), rng.normal(size=T)),
+                LinearScore(0.01 * rng.normal(size=(DENSE, T)), rng.normal(size=T)),
                 NeighbourScore(
                     np.hstack((success, np.ones((M, T)), np.ones((M, 1)))),
                     np.full(T, 0.6),
@@ -72,6 +78,7 @@ def predictor(min_similarity: float = -1.0) -> Predictor:
                     np.array(4),
                     np.array(2.0),
                 ),
+                RidgeScore(0.3 * rng.normal(size=(D, T)), rng.normal(size=T)),
             )
         ),
         CostEstimator(head(rng), head(rng), head(rng), np.ones(T), np.array([1.0, np.nan, 5.0])),
@@ -94,17 +101,15 @@ def test_one_query_is_predicted_like_many() -> None:
         assert all(type(value) is float for value in [*p, *cost])
 
 
-def test_predictions_are_the_estimators_of_embedding_and_features() -> None:
+def test_predictions_are_the_estimators_of_what_the_input_map_makes() -> None:
     made = predictor()
     embeddings = made.embedder.embed(QUERIES)
-    features = query_features_many(QUERIES)
-    x = inputs(embeddings, features)
+    similarity = embeddings @ made.references.T
+    x = made.inputs(QUERIES, embeddings)
     assert x.shape == (25, D)
     assert x.dtype == np.float64
-    assert (x[:, :DIMENSION] == embeddings).all()
-    assert (x[:, DIMENSION:] == features).all()
+    assert (x == made.input_map.many(QUERIES, embeddings, similarity)).all()
     found = made.predict(QUERIES)
-    similarity = embeddings @ made.references.T
     assert found.p_success == pytest.approx(made.success.predict(x, similarity), abs=1e-6)
     assert found.cost_usd == pytest.approx(made.cost.predict(x))
 
@@ -173,7 +178,7 @@ def test_a_predictor_survives_its_arrays() -> None:
         made.to_arrays(),
         embedder=made.embedder,
         dimension=DIMENSION,
-        members=["logistic", "knn"],
+        members=MEMBERS,
         min_similarity=0.6,
         input_usd_per_mtok=made.cost.input_usd_per_mtok,
         output_usd_per_mtok=made.cost.output_usd_per_mtok,
@@ -183,7 +188,7 @@ def test_a_predictor_survives_its_arrays() -> None:
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
 
 
-def test_references_that_do_not_fit_the_embedder_are_refused() -> None:
+def test_references_that_do_not_fit_embedder_or_estimators_are_refused() -> None:
     made = predictor()
     for references in (
         made.references[:, :-1],
@@ -191,13 +196,15 @@ def test_references_that_do_not_fit_the_embedder_are_refused() -> None:
         made.references[0],
         made.references.astype(np.float64),
         np.where(np.eye(M, DIMENSION, dtype=bool), np.nan, made.references).astype(np.float32),
+        made.references * np.float32(1.01),
+        made.references[:-1],
     ):
-        with pytest.raises(ArtifactError, match="references"):
+        with pytest.raises(ArtifactError, match=r"^expected .* in the artifact"):
             Predictor.from_arrays(
                 replace(made, references=references).to_arrays(),  # type: ignore[arg-type]
                 embedder=made.embedder,
                 dimension=DIMENSION,
-                members=["logistic", "knn"],
+                members=MEMBERS,
                 min_similarity=0.6,
                 input_usd_per_mtok=made.cost.input_usd_per_mtok,
                 output_usd_per_mtok=made.cost.output_usd_per_mtok,

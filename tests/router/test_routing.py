@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from router.artifact import load_artifact
 from router.decision import Decision
 from router.errors import InputError, PriceError, RoutingError, TiersError
 from router.keyword import KeywordRouter
@@ -586,7 +587,7 @@ def test_a_price_that_goes_leaves_the_logged_dollars(priced: Path, tmp_path: Pat
     unfitted = {
         f"usd.{name}": np.full(shape, np.nan)
         for name, shape in [
-            ("weight", (26, 3)),
+            ("weight", load_artifact(priced).arrays["usd.weight"].shape),
             *((vector, (3,)) for vector in ("bias", "log_low", "log_high", "smear")),
         ]
     }

@@ -273,7 +273,7 @@ def test_outcomes_that_cannot_be_used(cps: Run, log: Path, tmp_path: Path, name:
         (("--objective", "cheap"), "expected --objective min-cps, got 'cheap'"),
         (("--confidence", 2), "a confidence from 0.5 to 1, got 2"),
         (("--confidence", "nan"), "a confidence from 0.5 to 1, got nan"),
-        (("--estimator", "forest"), "an estimator among auto, logistic"),
+        (("--estimator", "forest"), "an estimator among auto, ridge, logistic"),
         (("--safe-tier", "opus"), "the name of a tier, got 'opus'"),
         (("--max-bad-share", "nan"), "a share of bad rows from 0 to 1, got nan"),
         (("--max-bad-share", -0.1), "a share of bad rows from 0 to 1, got -0.1"),

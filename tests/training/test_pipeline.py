@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from router import Router
-from router.artifact import load_artifact
+from router.artifact import FORMAT, load_artifact
 from router.errors import EmbeddingError, InputError
 from router.estimators import TierMeans
 from router.outcomes import write_jsonl
@@ -22,6 +22,7 @@ from router.tiers import Tier, TierSet
 from tests.minilm import minilm_folder, tiny_encoder
 from training import package, pipeline
 from training.evaluate import evaluate
+from training.fit import FAMILIES
 from training.inputs import Inputs
 from training.pipeline import TrainResult, train
 from training.search import Objective, Rows
@@ -73,7 +74,7 @@ def test_the_manifest_says_what_was_done(table: OutcomeTable, trained: TrainResu
     fits, calibrates, tests = roles(table)
     manifest = json.loads((trained.folder / "manifest.json").read_text())
     assert trained.manifest == manifest
-    assert manifest["format"] == 1 and manifest["artifact_id"] and manifest["files"]
+    assert manifest["format"] == FORMAT and manifest["artifact_id"] and manifest["files"]
     assert [tier["name"] for tier in manifest["tiers"]] == ["nano", "mid", "frontier"]
     assert manifest["objective"] == "success rate >= that of strongest - 0.05"
     assert manifest["estimator"]["family"] == "logistic"
@@ -256,9 +257,9 @@ def test_copies_of_a_text_are_never_on_two_sides(
     seen: list[Inputs] = []
     fit_success = pipeline.fit_success
 
-    def spy(data: Inputs, *arguments: Any) -> Any:
+    def spy(data: Inputs, *arguments: Any, **options: Any) -> Any:
         seen.append(data)
-        return fit_success(data, *arguments)
+        return fit_success(data, *arguments, **options)
 
     monkeypatch.setattr(pipeline, "fit_success", spy)
     run(table, tmp_path)
@@ -416,7 +417,7 @@ def test_a_floor_out_of_reach_is_said(table: OutcomeTable, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"estimator": "forest"}, "among auto, logistic, knn, mlp, blend, got 'forest'"),
+        ({"estimator": "forest"}, "among auto, ridge, logistic, knn, mlp, blend, got 'forest'"),
         ({"confidence": 0.3}, "a confidence from 0.5 to 1, got 0.3"),
         ({"confidence": 1.0}, "a confidence from 0.5 to 1, got 1"),
         ({"confidence": math.nan}, "a confidence from 0.5 to 1, got nan"),
@@ -461,12 +462,10 @@ def test_every_stage_is_announced(table: OutcomeTable, tmp_path: Path) -> None:
 def test_auto_takes_a_family_by_its_decision_value(table: OutcomeTable, tmp_path: Path) -> None:
     manifest = run(table, tmp_path, estimator="auto").manifest
     values = manifest["estimator"]["decision_values"]
-    assert list(values) == ["blend", "knn", "logistic", "mlp"]  # as JSON sorts them
-    assert manifest["estimator"]["family"] in values
-    members = manifest["estimator"]["members"]
-    assert members == list(pipeline.AUTO_FAMILIES[:3]) or members == [
-        manifest["estimator"]["family"]
-    ]
+    assert list(values) == ["blend", "knn", "logistic", "mlp", "ridge"]  # as JSON sorts them
+    family = manifest["estimator"]["family"]
+    assert family in values
+    assert manifest["estimator"]["members"] == list(FAMILIES[family])
 
 
 # Feedback that is not full
@@ -509,7 +508,7 @@ def test_incomplete_requests_help_to_fit_but_are_neither_compared_nor_certified(
     alone = partly.take(complete | ~fits)
     run(alone, tmp_path / "alone", estimator="blend")
     a, b = load_artifact(tmp_path).arrays, load_artifact(tmp_path / "alone").arrays
-    assert not np.array_equal(a["success.logistic.weight"], b["success.logistic.weight"])
+    assert not np.array_equal(a["success.ridge.weight"], b["success.ridge.weight"])
 
 
 def test_a_missing_cost_is_an_error_that_counts_them(table: OutcomeTable, tmp_path: Path) -> None:
