@@ -71,10 +71,11 @@ class InputMap:
         }
 
     @classmethod
-    def of(cls, queries: Sequence[str]) -> InputMap:
-        """Ranges and gram weights of the queries to learn from."""
+    def of(cls, queries: Sequence[str], gram_weight: FloatArray | None = None) -> InputMap:
+        """Ranges of the queries to learn from, and their gram weights where none are given."""
         features = query_features_many(queries).astype(np.float64)
-        return cls(features.min(axis=0), features.max(axis=0), WordGrams.of(queries))
+        grams = WordGrams.of(queries) if gram_weight is None else WordGrams(gram_weight)
+        return cls(features.min(axis=0), features.max(axis=0), grams)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays by name for the artifact."""

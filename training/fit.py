@@ -28,6 +28,7 @@ from router.estimators import (
     sigmoid,
 )
 from training.design import Design
+from training.difficulty import difficulty
 from training.inputs import Inputs, Scale
 from training.metrics import auc, dollar_ratio
 from training.neighbours import References, neighbours
@@ -192,24 +193,6 @@ def _fit_ridge(
         0.5 * (bias[:-1] * own_slope + own_shift + bias[-1] * shared_slope + shared_shift),
     )
     return member.scaled(slope, intercept), slope * score + intercept
-
-
-def difficulty(
-    success: FloatArray, observed: BoolArray, other_success: FloatArray | None
-) -> tuple[FloatArray, BoolArray]:
-    """Mean over the models seen on a request of (success - the model's mean), (n,); where known.
-
-    Models may be seen on different requests: taking off each one's mean makes them comparable.
-    """
-    cells = np.where(observed, success, np.nan)
-    if other_success is not None:
-        cells = np.hstack((cells, other_success))
-    known = np.isfinite(cells)
-    counts = known.sum(axis=0)
-    filled = np.where(known, cells, 0.0)
-    centred = np.where(known, filled - filled.sum(axis=0) / np.maximum(counts, 1), 0.0)
-    n_seen = known.sum(axis=1)
-    return centred.sum(axis=1) / np.maximum(n_seen, 1), n_seen > 0
 
 
 def _as_classes(

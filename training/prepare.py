@@ -28,6 +28,7 @@ MIN_COMPLETE_REQUESTS = 30
 NOTEWORTHY_COPIES = 0.05
 NOTEWORTHY_LONG = 0.01
 
+FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
@@ -82,7 +83,11 @@ class Prepared:
 
 
 def prepare(
-    table: OutcomeTable, embedder: Embedder, seed: int, say: Callable[[str], None]
+    table: OutcomeTable,
+    embedder: Embedder,
+    seed: int,
+    say: Callable[[str], None],
+    gram_weight: FloatArray | None = None,
 ) -> Prepared:
     """Split by text and embed. Test rows are not looked at.
 
@@ -102,7 +107,7 @@ def prepare(
     fits, kept = ~calibrates, np.flatnonzero(calibrates & train.complete)
     folds = fold_ids(hashes[fits], min(N_FOLDS, len(np.unique(hashes[fits]))), seed)
     fitting = train.take(fits)
-    data, input_map, refs = inputs_of(list(fitting.query), vectors[fits], folds, seed)
+    data, input_map, refs = inputs_of(list(fitting.query), vectors[fits], folds, seed, gram_weight)
     held, first = one_per_text(train.take(kept), hashes[kept])
     return Prepared(
         split=split,
@@ -118,11 +123,18 @@ def prepare(
 
 
 def inputs_of(
-    queries: Sequence[str], vectors: Float32Array, folds: IntArray, seed: int
+    queries: Sequence[str],
+    vectors: Float32Array,
+    folds: IntArray,
+    seed: int,
+    gram_weight: FloatArray | None = None,
 ) -> tuple[Inputs, InputMap, References]:
-    """What estimators see of queries to fit on, and what makes the same of others."""
+    """What estimators see of queries to fit on, and what makes the same of others.
+
+    ``gram_weight`` (N_GRAMS,) is a prior's, by default the queries' own.
+    """
     refs = References.of(Inputs(vectors, vectors.astype(np.float64), folds, seed))
-    input_map = InputMap.of(queries)
+    input_map = InputMap.of(queries, gram_weight)
     x = input_map.many(queries, vectors, vectors @ refs.all.T)
     return Inputs(vectors, x, folds, seed, vectors.shape[1] + N_FEATURES), input_map, refs
 
