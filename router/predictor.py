@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from router.coverage import Coverage
 from router.decision import Predictions
 from router.embedding import Embedder
 from router.errors import ArtifactError
@@ -32,8 +33,9 @@ _UNIT = 1.001
 class Predictor:
     """Embedder and estimators in one; immutable, safe to share between threads.
 
-    references (m, d) float32 are unit rows: training queries, or centroids of them. A query whose
-    largest cosine similarity to them is below ``min_similarity`` is out of distribution.
+    references (m, d) float32 are unit rows: training queries, or centroids of them. A query is out
+    of distribution where its largest cosine similarity to them is below ``min_similarity``, or
+    where ``coverage`` excludes it (None in artifacts that were made without).
     """
 
     embedder: Embedder
@@ -42,6 +44,7 @@ class Predictor:
     cost: CostEstimator
     references: Float32Array
     min_similarity: float
+    coverage: Coverage | None = None
 
     def predict_one(self, query: str) -> tuple[list[float], list[float], bool]:
         """(P(success) of T tiers, their E[cost], out of distribution?) of one query."""
@@ -49,7 +52,10 @@ class Predictor:
         nearness = self.references.dot(embedding)
         x, similarity = self.input_map.one(query, embedding, nearness), nearness[None]
         p, cost = self.success.predict(x, similarity), self.cost.predict(x)
-        return p[0].tolist(), cost[0].tolist(), bool(similarity.max() < self.min_similarity)
+        unknown = bool(similarity.max() < self.min_similarity)
+        if not unknown and self.coverage is not None:
+            unknown = self.coverage.excludes(query)
+        return p[0].tolist(), cost[0].tolist(), unknown
 
     def predict(self, queries: Sequence[str]) -> Predictions:
         """Predictions of many queries."""
@@ -69,6 +75,8 @@ class Predictor:
         similarity = embeddings @ self.references.T
         x = self.input_map.many(queries, embeddings, similarity)
         unknown = similarity.max(axis=1, initial=-1.0) < self.min_similarity
+        if self.coverage is not None:
+            unknown |= self.coverage.excludes_many(queries)
         return self.success.predict(x, similarity), self.cost.predict(x), unknown
 
     def inputs(self, queries: Sequence[str], embeddings: Float32Array) -> FloatArray:
@@ -86,6 +94,7 @@ class Predictor:
             **self.input_map.to_arrays(),
             **self.success.to_arrays(),
             **self.cost.to_arrays(),
+            **({} if self.coverage is None else self.coverage.to_arrays()),
         }
 
     @classmethod
@@ -133,4 +142,5 @@ class Predictor:
             CostEstimator.from_arrays(arrays, sizes, input_usd_per_mtok, output_usd_per_mtok),
             references,
             min_similarity,
+            Coverage.from_arrays(arrays),
         )

@@ -52,7 +52,7 @@ _CLASSES = bytes(
     for byte in range(256)
 )
 # From Greek on, without Vietnamese and other Latin letters, punctuation, symbols and emoji.
-_NON_LATIN = re.compile(
+NON_LATIN = re.compile(
     "[\u0370-\u1dff\u1f00-\u1fff\u2c80-\ud7ff\uf900-\uffef\U00010000-\U0001efff\U00020000-\U0003ffff]"
 )
 
@@ -82,7 +82,7 @@ def _measure(text: str) -> tuple[float, ...]:
         # Lone surrogates are left out too: they are no ASCII.
         marks = text.encode("ascii", "ignore").translate(_CLASSES)
         n_non_ascii = len(text) - len(marks)
-        n_non_latin = len(_NON_LATIN.findall(text))
+        n_non_latin = len(NON_LATIN.findall(text))
     count = marks.count
     n_both = count(_BOTH)
     # An indented line counts as a mark of code.

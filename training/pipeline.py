@@ -20,6 +20,7 @@ from router.prices import PriceBook
 from router.tiers import TierSet
 from training import experiment, package
 from training.costs import fit_cost
+from training.coverage import coverage_of
 from training.defaults import DEFAULT_CONFIDENCE
 from training.design import Design
 from training.fit import FAMILIES, fit_metrics, fit_success
@@ -38,8 +39,9 @@ __all__ = ["TrainResult", "train"]
 AUTO = "auto"
 # Candidates of `auto`, the simplest first.
 AUTO_FAMILIES = ("ridge", "logistic", "knn", "mlp", "blend")
-# One query in a thousand of the training traffic itself counts as unlike the rest: such queries go
-# to the safe tier, which may cost thirty times the one they would get.
+# About one query in a thousand of the training traffic itself counts as unlike the rest, half of it
+# by similarity and half by its scripts and words: such queries go to the safe tier, which may cost
+# thirty times the one they would get.
 SHARE_OUTSIDE = 0.001
 Progress = Callable[[str], None]
 _P = ParamSpec("_P")
@@ -161,7 +163,8 @@ def train(
         fitted[family].estimator,
         costs.estimator,
         refs.all,
-        refs.min_similarity(data, SHARE_OUTSIDE),
+        refs.min_similarity(data, SHARE_OUTSIDE / 2),
+        coverage_of(fitting.query.tolist(), data.fold, SHARE_OUTSIDE / 2),
     )
 
     # Choose the policy on rows that nothing above has seen.

@@ -1,0 +1,180 @@
+"""Is a query written in what training saw? Told by its scripts and by how rare its words are.
+
+Similarity to the references does not tell: the token table reads words of any language piece by
+piece, and what it makes of them lies among the vectors of other queries. Two cheap readings stand
+beside it, each with a limit that only a stated share of the fitting rows exceeds:
+
+* the share of the characters that are letters of a script, for each of ``SCRIPTS`` but Latin;
+* the mean rarity of the words in Latin letters: in a language that training had not, nearly every
+  word is one that it had not.
+
+Training and serving share this one class.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import gt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from router.errors import ArtifactError
+from router.query_features import NON_LATIN
+from router.text import clip
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Scripts with the upper bytes of their characters in UTF-16; a byte shared by two is one of both.
+_UPPER_BYTES: Mapping[str, Sequence[int]] = {
+    "greek": (0x03, 0x1F),
+    "cyrillic": (0x04,),
+    "armenian, hebrew": (0x05,),
+    "arabic": (0x06, 0x07, 0x08, 0xFC, 0xFD, 0xFE),
+    "indic": range(0x09, 0x0E),
+    "thai, lao": (0x0E,),
+    "kana": (0x30,),
+    "han": (*range(0x34, 0xA0), 0xF9, 0xFA),
+    "hangul": (0x11, *range(0xAC, 0xD8)),
+}
+SCRIPTS = (*_UPPER_BYTES, "other")
+_SCRIPT_OF_BYTE = bytes(
+    next((i for i, held in enumerate(_UPPER_BYTES.values()) if byte in held), len(_UPPER_BYTES))
+    for byte in range(256)
+)
+
+_find_letters = re.compile(f"{NON_LATIN.pattern}+").findall
+_SCRIPT_INDICES = range(len(SCRIPTS))
+
+# Places that words are hashed to, so that the words themselves stay out of the artifact.
+N_PLACES = 4096
+# Of each piece between spaces the first run of two Latin letters or more is its word.
+_LATIN_WORD = re.compile("[a-zß-öø-ɏḀ-ỿ]{2,}")
+# Remembered pieces, about 5 MB at most.
+_MAX_WORDS = 32_768
+_MAX_WORD_CHARACTERS = 32
+_NO_WORD = 0.0
+
+
+def script_shares(text: str) -> list[float]:
+    """Share of each of SCRIPTS (S) in the characters of a text that are read; 0..1.
+
+    >>> shares = script_shares("2π = τ")
+    >>> SCRIPTS[shares.index(max(shares))], round(max(shares), 2)
+    ('greek', 0.33)
+    """
+    text = clip(text)
+    letters = "" if text.isascii() else "".join(_find_letters(text))
+    if not letters:
+        return [0.0] * len(SCRIPTS)
+    count = letters.encode("utf-16-le", "surrogatepass")[1::2].translate(_SCRIPT_OF_BYTE).count
+    n_read = len(text)
+    # Beyond the basic plane a character is two units, and still one.
+    return [min(count(script) / n_read, 1.0) for script in _SCRIPT_INDICES]
+
+
+def word_place(piece: str) -> int | None:
+    """Place 0..N_PLACES-1 of the word in a lower-case piece between spaces; None without one.
+
+    >>> word_place("(france?)") == word_place("france"), word_place("x2")
+    (True, None)
+    """
+    found = _LATIN_WORD.search(piece)
+    return None if found is None else zlib.crc32(found[0].encode()) % N_PLACES
+
+
+def pieces(text: str) -> list[str]:
+    """The lower-case pieces between spaces of the part of a text that is read."""
+    return clip(text).lower().split()
+
+
+class _Rarities(dict[str, float]):
+    """Rarity by piece, found when first asked for; holds a bounded number of them."""
+
+    def __init__(self, rarity: FloatArray) -> None:
+        super().__init__()
+        self._rarity: list[float] = rarity.tolist()
+
+    def __missing__(self, piece: str) -> float:
+        place = word_place(piece)
+        value = _NO_WORD if place is None else self._rarity[place]
+        if len(piece) <= _MAX_WORD_CHARACTERS:
+            if len(self) >= _MAX_WORDS:
+                self.clear()
+            self[piece] = value
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What training had of scripts and words, and the most that a query may differ from it.
+
+    ``rarity`` (N_PLACES,) is, above 0, that of the words at each place: 1 + log((1 + n) / (1 + n
+    with such a word)) over n fitting queries. ``max_script_share`` (S,) holds shares 0..1.
+    Safe to share between threads.
+    """
+
+    rarity: FloatArray
+    max_rarity: float
+    max_script_share: FloatArray
+    _rarity_of: Callable[[str], float] = field(init=False, repr=False, compare=False)
+    _most: list[float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_most", self.max_script_share.tolist())
+        object.__setattr__(self, "_rarity_of", _Rarities(self.rarity).__getitem__)
+
+    def mean_rarity(self, text: str) -> float:
+        """Mean rarity of a text's words in Latin letters; 0 where it has none."""
+        found = list(map(self._rarity_of, pieces(text)))
+        n_words = len(found) - found.count(_NO_WORD)
+        return sum(found) / n_words if n_words else 0.0
+
+    def excludes(self, text: str) -> bool:
+        """Whether a text is written in what training had not."""
+        if self.mean_rarity(text) > self.max_rarity:
+            return True
+        return not text.isascii() and any(map(gt, script_shares(text), self._most))
+
+    def excludes_many(self, texts: Iterable[str]) -> BoolArray:
+        """The same of many texts, (n,)."""
+        return np.array(list(map(self.excludes, texts)), np.bool_)
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays by name for the artifact."""
+        return {
+            "coverage.rarity": self.rarity,
+            "coverage.max_rarity": np.array(self.max_rarity),
+            "coverage.max_script_share": self.max_script_share,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Coverage | None:
+        """From the artifact's arrays; None for one that was made without."""
+        if not any(name.startswith("coverage.") for name in arrays):
+            return None
+        shapes: dict[str, tuple[int, ...]] = {
+            "rarity": (N_PLACES,),
+            "max_rarity": (),
+            "max_script_share": (len(SCRIPTS),),
+        }
+        found = {name: arrays.get(f"coverage.{name}") for name in shapes}
+        for name, array in found.items():
+            if (
+                array is None
+                or array.dtype != np.float64
+                or array.shape != shapes[name]
+                # NaN is none of it.
+                or not ((array >= 0) & (array < 1e6)).all()
+            ):
+                raise ArtifactError(
+                    f"expected the array coverage.{name} in the artifact, got none that fits: "
+                    "train it again."
+                )
+        rarity, most_rare, share = (array for array in found.values() if array is not None)
+        return cls(rarity, float(most_rare), share)

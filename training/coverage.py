@@ -1,0 +1,60 @@
+"""What the fitting queries cover of scripts and words: the limits of ``router.coverage``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from router.coverage import N_PLACES, Coverage, pieces, script_shares, word_place
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+# A query may hold so many times the share of a script that training had, and this much more: a few
+# letters of another one are names and formulas in a text that can be read otherwise.
+SCRIPT_FACTOR = 2.0
+SCRIPT_MARGIN = 0.05
+
+
+def coverage_of(queries: Sequence[str], fold: IntArray, share_outside: float) -> Coverage:
+    """Limits that about ``share_outside`` of queries like these (n) exceed, for each reading.
+
+    Words of each fold (n,) are looked up among those of the other folds, as words of new queries
+    will be; copies of a text are expected in one fold.
+    """
+    places = [_places(query) for query in queries]
+    folds, index = np.unique(fold, return_inverse=True)
+    counts = np.zeros((len(folds), N_PLACES))
+    for i, found in zip(index, places, strict=True):
+        counts[i, list(set(found))] += 1.0
+    n_in_fold = np.bincount(index, minlength=len(folds))
+    total, n = counts.sum(axis=0), len(queries)
+    mean_rarity = np.zeros(n)
+    for i in range(len(folds)):
+        others = _rarity(total - counts[i], n - int(n_in_fold[i]))
+        for row in np.flatnonzero(index == i):
+            if places[row]:
+                mean_rarity[row] = others[places[row]].mean()
+    shares = np.array([script_shares(query) for query in queries])
+    return Coverage(
+        _rarity(total, n),
+        _limit(mean_rarity, share_outside),
+        SCRIPT_FACTOR * np.array([_limit(share, share_outside) for share in shares.T])
+        + SCRIPT_MARGIN,
+    )
+
+
+def _places(query: str) -> list[int]:
+    return [place for place in map(word_place, pieces(query)) if place is not None]
+
+
+def _rarity(with_place: FloatArray, n: int) -> FloatArray:
+    rarity: FloatArray = 1.0 + np.log((1.0 + n) / (1.0 + with_place))
+    return rarity
+
+
+def _limit(values: FloatArray, share_outside: float) -> float:
+    """The least of the values that at most the share ``share_outside`` of them exceed."""
+    return float(np.quantile(values, 1.0 - share_outside, method="higher"))
