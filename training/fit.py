@@ -287,14 +287,16 @@ def _platt(
         rows, labels, weights = _as_classes(
             score[:, tier : tier + 1], success[:, tier], observed[:, tier]
         )
-        if len(np.unique(labels)) < 2 or np.ptp(rows) < 1e-9:
+        if len(np.unique(labels)) < 2:
             slopes.append(1.0)
             intercepts.append(0.0)
             continue
-        # A whiff of regularisation keeps a perfectly separable score finite.
-        model = LogisticRegression(C=100.0, max_iter=500).fit(rows, labels, sample_weight=weights)
-        # A score that points the wrong way is noise: then only the mean is kept.
-        slope = float(model.coef_[0, 0])
+        slope = 0.0
+        if np.ptp(rows) >= 1e-9:
+            # A whiff of regularisation keeps a perfectly separable score finite.
+            model = LogisticRegression(C=100.0, max_iter=500)
+            slope = float(model.fit(rows, labels, sample_weight=weights).coef_[0, 0])
+        # A score that is the same for all, or points the wrong way, is noise: the mean is kept.
         if slope <= 0:
             rate = float(np.average(labels, weights=weights))
             slopes.append(0.0)

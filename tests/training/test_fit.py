@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsRegressor
@@ -21,15 +21,22 @@ from threadpoolctl import threadpool_limits
 
 from router.embedding import StaticEmbedder
 from router.estimators import SuccessEstimator
-from router.predictor import inputs
-from router.query_features import query_features_many
 from router.tiers import Tier, TierSet
+from router.word_grams import N_GRAMS
 from tests.minilm import static_folder
 from training import fit, neighbours
-from training.fit import FAMILIES, LOGISTIC_STRENGTHS, MLP_PENALTIES, fit_success
+from training.design import Design
+from training.fit import (
+    FAMILIES,
+    LOGISTIC_STRENGTHS,
+    MLP_PENALTIES,
+    RIDGE_PENALTIES,
+    fit_success,
+)
 from training.inputs import Inputs, Scale
 from training.metrics import calibration_error
 from training.neighbours import References
+from training.prepare import inputs_of
 from training.split import fold_ids, query_hashes
 from training.synthetic import make_world, sample
 from training.table import OutcomeTable
@@ -50,8 +57,11 @@ class World:
     """Rows to fit on and new rows, with outcomes of five awkward tiers."""
 
     data: Inputs
+    refs: References
+    design: Design
     success: FloatArray
     observed: BoolArray
+    other_success: FloatArray
     new_x: FloatArray
     new_embedding: FloatArray
 
@@ -62,8 +72,13 @@ class World:
         embedding = unit(rng.normal(size=(n + 60, 6)))
         # Of the further inputs one is constant, one is on another scale.
         extra = np.column_stack([np.full(n + 60, 3.0), 500 + 40 * rng.normal(size=n + 60)])
-        x = np.hstack([embedding, extra])
-        p = 1 / (1 + np.exp(-(4 * embedding[:, :5] + 0.3)))
+        # Seven words, of which the first makes a request easy for the first tier.
+        words = np.random.default_rng(seed + 100).random((n + 60, 7)) < 0.3
+        grams = np.zeros((n + 60, N_GRAMS))
+        grams[:, 100:800:100] = words / np.sqrt(np.maximum(words.sum(axis=1, keepdims=True), 1))
+        logits = 4 * embedding[:, :5] + 0.3
+        logits[:, 0] += 1.5 * words[:, 0] - 0.5
+        p = 1 / (1 + np.exp(-logits))
         success = (rng.random((n + 60, 5)) < p).astype(float)
         success[:, 1] = np.round(p[:, 1], 2)
         success[::7, 1] = 1.0
@@ -71,12 +86,34 @@ class World:
         observed = np.ones((n, 5), dtype=bool)
         observed[:, 2] = rng.random(n) < 0.5
         observed[:, 4] = False
-        data = Inputs(embedding[:n], x[:n], fold_ids(np.arange(n, dtype=np.uint64), 5, 0), seed)
+        # Models that are no tier, each known on some of the requests.
+        others = (rng.random((n, 3)) < p[:n, [0, 0, 4]]).astype(float)
+        others[rng.random((n, 3)) < 0.4] = np.nan
+        folds = fold_ids(np.arange(n, dtype=np.uint64), 5, 0)
+        refs = References.of(Inputs(embedding[:n], embedding[:n], folds, seed))
+        kernel = np.exp(4.0 * (embedding @ refs.all.T - 1.0))
+        x = np.hstack([embedding, extra, grams, kernel])
+        data = Inputs(embedding[:n], x[:n], folds, seed, n_dense=8)
+        design = Design.of(data, refs.all)
         known = np.where(observed, success[:n], np.nan)
-        return cls(data, known, observed, x[n:], embedding[n:])
+        return cls(data, refs, design, known, observed, others, x[n:], embedding[n:])
 
-    def predict(self, refs: References, estimator: SuccessEstimator) -> FloatArray:
-        return estimator.predict(self.new_x, self.new_embedding @ refs.all.T)
+    def predict(self, estimator: SuccessEstimator) -> FloatArray:
+        return estimator.predict(self.new_x, self.new_embedding @ self.refs.all.T)
+
+    def fit(
+        self, *families: str, say: Callable[[str], None] | None = None
+    ) -> dict[str, fit.Fitted]:
+        return fit_success(
+            self.data,
+            self.design,
+            self.refs,
+            self.success,
+            self.observed,
+            families,
+            say,
+            other_success=self.other_success,
+        )
 
 
 def unit(x: FloatArray) -> FloatArray:
@@ -184,8 +221,8 @@ def reference_scores(
         known, seen = world.success[inside], world.observed[inside]
         prior = (np.where(seen, known, 0).sum(axis=0) + 0.5) / (seen.sum(axis=0) + 1)
         return neighbour_scores(refs, data.embedding[inside], known, seen, embedding, prior)
-    scale = StandardScaler().fit(data.x)
-    z, asked_z = scale.transform(data.x), scale.transform(x)
+    scale = StandardScaler().fit(data.x[:, :8])
+    z, asked_z = scale.transform(data.x[:, :8]), scale.transform(x[:, :8])
     columns = []
     for tier in range(world.success.shape[1]):
         rows = inside & world.observed[:, tier]
@@ -193,9 +230,74 @@ def reference_scores(
     return np.column_stack(columns)
 
 
-def reference_member(kind: str, world: World, refs: References) -> tuple[FloatArray, FloatArray]:
+def design_rows(world: World, x: FloatArray) -> FloatArray:
+    """Inputs as the ridge regression sees them, each block scaled by its share."""
+    scale = StandardScaler().fit(world.data.x[:, 6:8])
+    kernel = x[:, 8 + N_GRAMS :] @ world.design.whitening
+    features = scale.transform(x[:, 6:8]) * np.sqrt(0.3 / 2)
+    return np.hstack([x[:, :6] * np.sqrt(0.5), features, x[:, 8 : 8 + N_GRAMS], kernel])
+
+
+def reference_difficulty(world: World) -> FloatArray:
+    """By request the mean, over the models seen on it, of success less the model's mean."""
+    cells = np.hstack([world.success, world.other_success])
+    means = [np.nanmean(column) if np.isfinite(column).any() else 0.0 for column in cells.T]
+    return np.array([np.nanmean(row - means) for row in cells])
+
+
+def ridge_scores(
+    world: World, y: FloatArray, asked: FloatArray
+) -> tuple[FloatArray, FloatArray, float]:
+    """Held-out values (n,), values of the rows asked for, and the penalty; y is NaN if unknown."""
+    data, matrix, known = world.data, design_rows(world, world.data.x), np.isfinite(y)
+    if not known.any():
+        return np.zeros(len(y)), np.zeros(len(asked)), np.nan
+
+    def predicted(rows: BoolArray, penalty: float, asked: FloatArray) -> FloatArray:
+        mean = y[rows].mean()
+        model = Ridge(penalty, fit_intercept=False, solver="cholesky")
+        return np.asarray(mean + model.fit(matrix[rows], y[rows] - mean).predict(asked))
+
+    best = None
+    for penalty in RIDGE_PENALTIES:
+        held_out = np.empty(len(y))
+        for fold in np.unique(data.fold):
+            out = data.fold == fold
+            held_out[out] = predicted(known & ~out, penalty, matrix[out])
+        error = ((held_out - y)[known] ** 2).sum()
+        if best is None or error < best[0]:
+            best = error, penalty, held_out
+    assert best is not None
+    return best[2], predicted(known, best[1], asked), best[1]
+
+
+def reference_ridge(world: World) -> tuple[FloatArray, FloatArray]:
+    """A tier's own success and the shared difficulty, calibrated, averaged, calibrated again."""
+    success, observed, n_tiers = world.success, world.observed, world.success.shape[1]
+    asked = design_rows(world, world.new_x)
+    own = [ridge_scores(world, success[:, tier], asked) for tier in range(n_tiers)]
+    shared = [ridge_scores(world, reference_difficulty(world), asked)] * n_tiers
+    held_out, new = [], []
+    for parts in (own, shared):
+        scores = np.column_stack([held for held, _, _ in parts])
+        functions = calibrated(scores, success, observed)
+        held_out.append(apply(functions, scores))
+        new.append(apply(functions, np.column_stack([values for _, values, _ in parts])))
+    mean = (held_out[0] + held_out[1]) / 2
+    functions = calibrated(mean, success, observed)
+    for tier in range(n_tiers):
+        y = success[observed[:, tier], tier]
+        if len(y) == 0 or np.ptp(y) == 0:
+            constant = logit((y.sum() + 0.5) / (len(y) + 1))
+            functions[tier] = lambda asked, constant=constant: np.full(len(asked), constant)
+    return apply(functions, mean), apply(functions, (new[0] + new[1]) / 2)
+
+
+def reference_member(kind: str, world: World) -> tuple[FloatArray, FloatArray]:
     """Calibrated held-out logits (n, T), and calibrated logits of the new rows."""
-    data, success, observed = world.data, world.success, world.observed
+    if kind == "ridge":
+        return reference_ridge(world)
+    data, success, observed, refs = world.data, world.success, world.observed, world.refs
     best = None
     options = {"logistic": LOGISTIC_STRENGTHS, "mlp": MLP_PENALTIES, "knn": (0.0,)}[kind]
     for option in options:
@@ -227,18 +329,11 @@ def world() -> World:
     return World.make()
 
 
-@pytest.fixture(scope="module")
-def refs(world: World) -> References:
-    return References.of(world.data)
-
-
-@pytest.mark.parametrize("kind", ["logistic", "knn", "mlp"])
-def test_a_member_predicts_what_scikit_learn_predicts(
-    world: World, refs: References, kind: str
-) -> None:
-    fitted = fit_success(world.data, refs, world.success, world.observed, [kind])[kind]
-    held_out, new = reference_member(kind, world, refs)
-    got = world.predict(refs, fitted.estimator)
+@pytest.mark.parametrize("kind", ["ridge", "logistic", "knn", "mlp"])
+def test_a_member_predicts_what_scikit_learn_predicts(world: World, kind: str) -> None:
+    fitted = world.fit(kind)[kind]
+    held_out, new = reference_member(kind, world)
+    got = world.predict(fitted.estimator)
     np.testing.assert_allclose(got, 1 / (1 + np.exp(-new)), rtol=0, atol=1e-6)
     np.testing.assert_allclose(fitted.cross_fitted, 1 / (1 + np.exp(-held_out)), rtol=0, atol=1e-6)
     # The tier that always succeeds, and the one never seen.
@@ -254,15 +349,14 @@ def test_a_member_predicts_what_scikit_learn_predicts(
     )
 
 
-def test_a_blend_is_the_calibrated_mean_of_its_members_logits(
-    world: World, refs: References
-) -> None:
-    fitted = fit_success(world.data, refs, world.success, world.observed, ["blend"])["blend"]
-    members = [reference_member(kind, world, refs) for kind in FAMILIES["blend"]]
+def test_a_blend_is_the_calibrated_mean_of_its_members_logits(world: World) -> None:
+    fitted = world.fit("blend")["blend"]
+    members = [reference_member(kind, world) for kind in FAMILIES["blend"]]
+    assert len(members) == 2
     held_out = np.mean([held for held, _ in members], axis=0)
     functions = calibrated(held_out, world.success, world.observed)
     expected = apply(functions, np.mean([new for _, new in members], axis=0))
-    got = world.predict(refs, fitted.estimator)
+    got = world.predict(fitted.estimator)
     np.testing.assert_allclose(got, 1 / (1 + np.exp(-expected)), rtol=0, atol=1e-6)
     np.testing.assert_allclose(
         logit(fitted.cross_fitted), apply(functions, held_out), rtol=0, atol=1e-6
@@ -275,25 +369,59 @@ def test_neighbours_among_centroids_are_scikit_learns_among_the_same_centroids(
     monkeypatch.setattr(neighbours, "MAX_REFERENCE_ROWS", 100)
     monkeypatch.setattr(neighbours, "N_CENTROIDS", 50)
     world = World.make(300, seed=3)
-    refs = References.of(world.data)
+    refs = world.refs
     assert {len(refs.all), *map(len, refs.without_fold.values())} == {50}
-    fitted = fit_success(world.data, refs, world.success, world.observed, ["knn"])["knn"]
-    _, new = reference_member("knn", world, refs)
-    got = world.predict(refs, fitted.estimator)
+    fitted = world.fit("knn")["knn"]
+    _, new = reference_member("knn", world)
+    got = world.predict(fitted.estimator)
     # Centroids are stored as float32, so that their lengths are 1 to 7 digits only.
     np.testing.assert_allclose(got, 1 / (1 + np.exp(-new)), rtol=0, atol=1e-6)
 
 
-def test_a_shared_member_is_fitted_once_and_the_same(world: World, refs: References) -> None:
+def test_a_shared_member_is_fitted_once_and_the_same(world: World) -> None:
     said: list[str] = []
-    arguments = (world.data, refs, world.success, world.observed)
-    together = fit_success(*arguments, ["logistic", "knn", "mlp", "blend"], said.append)
-    assert [s.split()[-1] for s in said] == ["logistic", "knn", "mlp"]
-    alone = fit_success(*arguments, ["logistic"])["logistic"]
-    assert list(together) == ["logistic", "knn", "mlp", "blend"]
-    np.testing.assert_array_equal(together["logistic"].cross_fitted, alone.cross_fitted)
-    a, b = together["logistic"].estimator.to_arrays(), alone.estimator.to_arrays()
-    assert all(np.array_equal(a[name], b[name]) for name in a)
+    families = ["ridge", "logistic", "knn", "mlp", "blend"]
+    together = world.fit(*families, say=said.append)
+    assert [s.split()[-1] for s in said] == ["ridge", "logistic", "knn", "mlp"]
+    assert list(together) == families
+    for family in ("ridge", "logistic"):
+        alone = world.fit(family)[family]
+        np.testing.assert_array_equal(together[family].cross_fitted, alone.cross_fitted)
+        a, b = together[family].estimator.to_arrays(), alone.estimator.to_arrays()
+        assert a.keys() == b.keys()
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_other_models_outcomes_help_where_a_tiers_own_are_few() -> None:
+    """Twelve models succeed on the same requests; the tier is known on a tenth of them."""
+    rng = np.random.default_rng(0)
+    n = 500
+    embedding = unit(rng.normal(size=(2 * n, 8)))
+    p = 1 / (1 + np.exp(-4 * embedding[:, 0]))
+    success = (rng.random((2 * n, 1)) < p[:, None]).astype(float)
+    others = (rng.random((n, 12)) < p[:n, None]).astype(float)
+    observed = rng.random((n, 1)) < 0.1
+    data = Inputs(embedding[:n], embedding[:n], np.arange(n) % 5, 0)
+    refs = References.of(data)
+    design = Design.of(data, refs.all)
+
+    def quality(other_success: FloatArray | None) -> tuple[float, FloatArray]:
+        known = np.where(observed, success[:n], np.nan)
+        fitted = fit_success(
+            data, design, refs, known, observed, ["ridge"], other_success=other_success
+        )["ridge"]
+        new = fitted.estimator.predict(embedding[n:], embedding[n:] @ refs.all.T)
+        return float(np.corrcoef(new[:, 0], p[n:])[0, 1]), fitted.cross_fitted
+
+    alone, kept = quality(None)
+    helped, _ = quality(others)
+    assert helped > alone + 0.05
+    assert helped > 0.95
+    # None known is the same as none there.
+    nothing, same = quality(np.full((n, 3), np.nan))
+    assert nothing == alone
+    np.testing.assert_array_equal(same, kept)
+    np.testing.assert_array_equal(quality(np.empty((n, 0)))[1], kept)
 
 
 def test_constant_inputs_leave_each_tier_its_base_rate() -> None:
@@ -303,8 +431,9 @@ def test_constant_inputs_leave_each_tier_its_base_rate() -> None:
     success = (rng.random((n, 2)) < (0.3, 0.9)).astype(float)
     data = Inputs(embedding, np.hstack([embedding, np.zeros((n, 2))]), np.arange(n) % 5, 0)
     refs = References.of(data)
+    design = Design.of(data, refs.all)
     observed = np.ones((n, 2), dtype=bool)
-    for family, fitted in fit_success(data, refs, success, observed, FAMILIES).items():
+    for family, fitted in fit_success(data, design, refs, success, observed, FAMILIES).items():
         p = fitted.estimator.predict(data.x, embedding @ refs.all.T)
         np.testing.assert_allclose(p, [success.mean(axis=0)] * n, atol=0.03, err_msg=family)
 
@@ -319,8 +448,9 @@ def test_few_successes_in_few_rows_do_not_break_a_fold(rare: int) -> None:
     success[:, 1] = 1.0 - success[:, 0]
     data = Inputs(embedding, embedding, np.arange(40) % 5, 0)
     refs = References.of(data)
+    design = Design.of(data, refs.all)
     observed = np.ones((40, 2), dtype=bool)
-    for fitted in fit_success(data, refs, success, observed, FAMILIES).values():
+    for fitted in fit_success(data, design, refs, success, observed, FAMILIES).values():
         p = fitted.estimator.predict(embedding, embedding @ refs.all.T)
         assert np.isfinite(p).all() and (p > 0).all() and (p < 1).all()
         np.testing.assert_allclose(p.mean(axis=0), success.mean(axis=0), atol=0.1)
@@ -341,7 +471,8 @@ def test_what_cannot_be_predicted_is_not_predicted(family: str) -> None:
         data, success, new = noise(copies)
         refs = References.of(data)
         observed = np.ones(success.shape, dtype=bool)
-        fitted = fit_success(data, refs, success, observed, [family])[family]
+        design = Design.of(data, refs.all)
+        fitted = fit_success(data, design, refs, success, observed, [family])[family]
         p = fitted.estimator.predict(new, new @ refs.all.T)
         # A calibrated estimator cannot be surer of the rows it was fitted on either.
         seen = fitted.estimator.predict(data.x, data.embedding @ refs.all.T)
@@ -371,19 +502,17 @@ class Synthetic:
 def synthetic() -> Synthetic:
     embedder = StaticEmbedder.load(static_folder())
 
-    def embedded(table: OutcomeTable) -> Inputs:
-        queries = list(table.query)
-        vectors = embedder.embed(queries)
-        folds = fold_ids(query_hashes(queries), 5, 0)
-        return Inputs(vectors, inputs(vectors, query_features_many(queries)), folds, 0)
-
     drawn, fresh = sample(make_world(), 1200, 1), sample(make_world(), 4000, 2)
-    data, asked = embedded(drawn.table), embedded(fresh.table)
+    queries, asked = list(drawn.table.query), list(fresh.table.query)
+    folds = fold_ids(query_hashes(queries), 5, 0)
     with threadpool_limits(limits=1):
-        refs = References.of(data)
-        fitted = fit_success(data, refs, drawn.table.success, drawn.table.observed, FAMILIES)
-    similarity = asked.embedding @ refs.all.T
-    p = {name: found.estimator.predict(asked.x, similarity) for name, found in fitted.items()}
+        data, input_map, refs = inputs_of(queries, embedder.embed(queries), folds, 0)
+        design, table = Design.of(data, refs.all), drawn.table
+        fitted = fit_success(data, design, refs, table.success, table.observed, FAMILIES)
+    vectors = embedder.embed(asked)
+    similarity = vectors @ refs.all.T
+    x = input_map.many(asked, vectors, similarity)
+    p = {name: found.estimator.predict(x, similarity) for name, found in fitted.items()}
     return Synthetic(fitted, drawn.table, p, fresh.table.success, fresh.p_readable)
 
 
