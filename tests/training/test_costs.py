@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from router.embedding import StaticEmbedder
 from router.errors import InputError, PriceError
-from router.predictor import inputs
 from router.prices import PriceBook, TierPrice, current_prices
-from router.query_features import query_features_many
 from router.tiers import Tier, TierSet
+from router.word_grams import N_GRAMS
 from tests.minilm import static_folder
 from training.costs import RIDGE_PENALTIES, fit_cost, fit_head
+from training.design import Design
 from training.inputs import Inputs
+from training.prepare import inputs_of
 from training.split import fold_ids, query_hashes
 from training.synthetic import make_world, sample
 from training.table import OutcomeTable
@@ -63,9 +64,38 @@ ABOUT = 0.01
 
 
 def some_inputs(n: int = N, seed: int = 0) -> Inputs:
+    """Two numbers as embedding, four as query features, the last of them constant."""
     rng = np.random.default_rng(seed)
-    x = np.column_stack([rng.normal(2, 3, (n, 5)), np.full(n, 1.0)])
-    return Inputs(x.astype(np.float32), x, np.arange(n) % 5, 0)
+    x = np.column_stack([rng.normal([0, 0, 2, 2, 2], 3, (n, 5)), np.full(n, 1.0)])
+    return Inputs(x[:, :2].astype(np.float32), x, np.arange(n) % 5, 0)
+
+
+def dense_design(data: Inputs) -> Design:
+    """Of embedding and query features alone."""
+    return Design.of(data, np.zeros((0, data.embedding.shape[1]), np.float32))
+
+
+def with_grams(n: int = N, seed: int = 0) -> tuple[Inputs, npt.NDArray[np.float32]]:
+    """The same with word grams and a kernel over 30 references beside them."""
+    data = some_inputs(n, seed)
+    rng = np.random.default_rng(seed + 50)
+    grams = np.zeros((n, N_GRAMS))
+    grams[:, ::100] = (rng.random((n, 21)) < 0.2) / 2.0
+    refs = np.random.default_rng(1).normal(size=(30, 2))
+    refs /= np.linalg.norm(refs, axis=1, keepdims=True)
+    unit = data.x[:, :2] / np.linalg.norm(data.x[:, :2], axis=1, keepdims=True)
+    x = np.hstack([unit, data.x[:, 2:], grams, np.exp(4.0 * (unit @ refs.T - 1.0))])
+    return Inputs(unit.astype(np.float32), x, data.fold, 0, n_dense=6), refs.astype(np.float32)
+
+
+def on_raw_inputs(design: Design, data: Inputs, x: FloatArray) -> FloatArray:
+    """Rows (n, P) of the design for other inputs, block by block."""
+    features = StandardScaler().fit(data.x[:, 2 : data.n_dense]).transform(x[:, 2 : data.n_dense])
+    blocks = [x[:, :2] * np.sqrt(0.5), features * np.sqrt(0.3 / 4)]
+    if x.shape[1] > data.n_dense:
+        grams = data.n_dense + N_GRAMS
+        blocks += [x[:, data.n_dense : grams], x[:, grams:] @ design.whitening]
+    return np.hstack(blocks)
 
 
 def tokens(data: Inputs, seed: int = 1) -> tuple[FloatArray, FloatArray]:
@@ -94,36 +124,54 @@ def dollars(asked: FloatArray, answered: FloatArray) -> FloatArray:
 # Heads
 
 
-def test_a_head_is_ridge_on_the_logarithm_with_smearing() -> None:
-    data, fresh = some_inputs(), some_inputs(100, seed=5)
+@pytest.mark.parametrize("dual", [False, True])
+def test_a_head_is_ridge_on_the_logarithm_with_smearing(dual: bool) -> None:
+    """Of more rows than columns, and (with word grams) of fewer."""
+    if dual:
+        (data, refs), (fresh, _) = with_grams(), with_grams(100, seed=5)
+        design = Design.of(data, refs)
+        assert design.matrix.shape[1] > N
+    else:
+        data, fresh = some_inputs(), some_inputs(100, seed=5)
+        design = dense_design(data)
+        assert design.matrix.shape == (N, 6)
     rng = np.random.default_rng(0)
     values = np.exp(0.5 * data.x[:, :2] + 0.5 * rng.normal(size=(N, 2)))
     values[:20, 1] = 0.0
     observed = np.ones((N, 2), dtype=bool)
     observed[rng.random(N) < 0.4, 1] = False
-    head, held_out = fit_head(data, np.where(observed, values, np.nan), observed)
+    head, held_out = fit_head(data, design, np.where(observed, values, np.nan), observed)
+    np.testing.assert_allclose(on_raw_inputs(design, data, data.x), design.matrix, atol=1e-12)
 
     for tier in (0, 1):
         known = observed[:, tier]
         y = values[known, tier]
         log_y = np.log(np.maximum(y, y[y > 0].min() / 10))
-        # Standardised by all rows: this looks at no outcome.
-        z = StandardScaler().fit(data.x)
 
-        def model(
+        def predicted(
             rows: npt.NDArray[np.bool_],
+            penalty: float,
+            asked: FloatArray,
             *,
             known: npt.NDArray[np.bool_] = known,
             log_y: FloatArray = log_y,
-            z: StandardScaler = z,
-        ) -> RidgeCV:
-            return RidgeCV(RIDGE_PENALTIES).fit(z.transform(data.x[known][rows]), log_y[rows])
+        ) -> FloatArray:
+            mean = log_y[rows].mean()
+            model = Ridge(penalty, fit_intercept=False, solver="cholesky")
+            model.fit(design.matrix[known][rows], log_y[rows] - mean)
+            return np.asarray(mean + model.predict(asked))
 
-        logs = np.empty(N)
-        for fold in range(5):
-            out = data.fold == fold
-            logs[out] = model(data.fold[known] != fold).predict(z.transform(data.x[out]))
-        logs = np.clip(logs, log_y.min(), log_y.max())
+        # One penalty for all folds, of the least held-out squared error.
+        by_penalty = {}
+        for penalty in RIDGE_PENALTIES:
+            logs = np.empty(N)
+            for fold in range(5):
+                out = data.fold == fold
+                logs[out] = predicted(data.fold[known] != fold, penalty, design.matrix[out])
+            by_penalty[penalty] = logs
+        errors = {p: ((logs[known] - log_y) ** 2).sum() for p, logs in by_penalty.items()}
+        penalty = min(errors, key=lambda p: errors[p])
+        logs = np.clip(by_penalty[penalty], log_y.min(), log_y.max())
         smear = y.sum() / np.exp(logs[known]).sum()
         for fold in range(5):
             # What is held out is smeared as the other folds' held-out predictions ask for.
@@ -131,7 +179,8 @@ def test_a_head_is_ridge_on_the_logarithm_with_smearing() -> None:
             own = y[others].sum() / np.exp(logs[known][others]).sum()
             out = data.fold == fold
             np.testing.assert_allclose(held_out[out, tier], own * np.exp(logs[out]), rtol=1e-6)
-        everything = model(np.ones(len(y), dtype=bool)).predict(z.transform(fresh.x))
+        asked = on_raw_inputs(design, data, fresh.x)
+        everything = predicted(np.ones(len(y), dtype=bool), penalty, asked)
         expected = smear * np.exp(np.clip(everything, log_y.min(), log_y.max()))
         np.testing.assert_allclose(head.predict(fresh.x)[:, tier], expected, rtol=1e-6)
 
@@ -142,7 +191,7 @@ def test_held_out_values_know_nothing_of_noise() -> None:
     data = Inputs(x.astype(np.float32), x, np.arange(120) % 5, 0)
     values = np.exp(rng.normal(size=(120, 1)))
     observed = np.ones((120, 1), dtype=bool)
-    head, held_out = fit_head(data, values, observed)
+    head, held_out = fit_head(data, dense_design(data), values, observed)
     assert np.corrcoef(np.log(held_out[:, 0]), np.log(values[:, 0]))[0, 1] < 0.25
     # On the rows it was fitted on the head itself does know it: that is what was left out.
     fitted = head.predict(x)[:, 0]
@@ -156,7 +205,7 @@ def test_held_out_dollars_have_not_seen_the_sum_they_are_measured_on() -> None:
     for seed in range(20):
         data = some_inputs(seed=seed)
         values = np.exp(0.3 * data.x[:, :1] + 1.5 * rng.normal(size=(N, 1)))
-        _, held_out = fit_head(data, values, observed)
+        _, held_out = fit_head(data, dense_design(data), values, observed)
         ratios.append(float(held_out.sum() / values.sum()))
     assert max(abs(ratio - 1) for ratio in ratios) > 0.005
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.02)
@@ -165,7 +214,7 @@ def test_held_out_dollars_have_not_seen_the_sum_they_are_measured_on() -> None:
 def test_a_strange_query_costs_no_more_than_was_ever_seen() -> None:
     data = some_inputs()
     values = np.exp(data.x[:, :1])
-    head, _ = fit_head(data, values, np.ones((N, 1), dtype=bool))
+    head, _ = fit_head(data, dense_design(data), values, np.ones((N, 1), dtype=bool))
     far = np.full((1, data.x.shape[1]), 1e6)
     assert np.isfinite(head.predict(far)).all()
     assert head.predict(far)[0, 0] <= values.max() * head.smear[0] * (1 + 1e-9)
@@ -177,7 +226,7 @@ def test_a_head_needs_two_known_values(n_known: int) -> None:
     data = some_inputs(50)
     values = np.full((50, 1), np.nan)
     values[:n_known] = 2.0
-    head, held_out = fit_head(data, values, ~np.isnan(values))
+    head, held_out = fit_head(data, dense_design(data), values, ~np.isnan(values))
     assert head.fitted[0] == (n_known >= 2)
     assert np.isfinite(held_out).all() == (n_known >= 2)
     if n_known >= 2:
@@ -188,7 +237,7 @@ def test_a_tier_that_is_always_free_is_predicted_to_be_free() -> None:
     data = some_inputs()
     asked, answered = tokens(data)
     cost = dollars(asked, answered) * [0.0, 1.0]
-    fitted = fit_cost(data, a_table([SMALL, LARGE], cost), Prices())
+    fitted = fit_cost(data, dense_design(data), a_table([SMALL, LARGE], cost), Prices())
     predicted = fitted.estimator.predict(data.x)
     assert (predicted[:, 0] == 0).all() and (predicted[:, 1] > 0).all()
     assert (fitted.cross_fitted[:, 0] == 0).all()
@@ -199,7 +248,7 @@ def test_some_free_requests_lower_the_mean_and_break_nothing() -> None:
     asked, answered = tokens(data)
     cost = dollars(asked, answered)
     cost[::3] = 0.0
-    fitted = fit_cost(data, a_table([SMALL, LARGE], cost), Prices())
+    fitted = fit_cost(data, dense_design(data), a_table([SMALL, LARGE], cost), Prices())
     np.testing.assert_allclose(fitted.cross_fitted.sum(axis=0), cost.sum(axis=0), rtol=ABOUT)
     assert (fitted.cross_fitted > 0).all()
 
@@ -211,19 +260,17 @@ def test_some_free_requests_lower_the_mean_and_break_nothing() -> None:
 def test_predicted_and_actual_dollars_agree_on_fresh_data(with_tokens: bool) -> None:
     embedder = StaticEmbedder.load(static_folder())
 
-    def embedded(table: OutcomeTable) -> Inputs:
-        queries = list(table.query)
-        vectors = embedder.embed(queries)
-        folds = fold_ids(query_hashes(queries), 5, 0)
-        return Inputs(vectors, inputs(vectors, query_features_many(queries)), folds, 0)
-
     drawn, fresh = sample(make_world(), 1500, 3), sample(make_world(), 4000, 4)
     table = drawn.table
     if not with_tokens:
         table = OutcomeTable.from_arrays(table.tiers, table.query, table.success, table.cost_usd)
-    fitted = fit_cost(embedded(table), table, PriceBook())
+    queries, asked = list(table.query), list(fresh.table.query)
+    folds = fold_ids(query_hashes(queries), 5, 0)
+    data, input_map, refs = inputs_of(queries, embedder.embed(queries), folds, 0)
+    fitted = fit_cost(data, Design.of(data, refs.all), table, PriceBook())
     assert fitted.estimator.by_tokens.all() == with_tokens
-    predicted = fitted.estimator.predict(embedded(fresh.table).x)
+    vectors = embedder.embed(asked)
+    predicted = fitted.estimator.predict(input_map.many(asked, vectors, vectors @ refs.all.T))
     ratio = predicted.sum(axis=0) / fresh.table.cost_usd.sum(axis=0)
     np.testing.assert_allclose(ratio, 1.0, atol=0.05)
     # It reads the query: close to the true mean, which ranges over a factor of hundreds.
@@ -241,7 +288,7 @@ def test_tokens_times_todays_price_where_both_are_known() -> None:
     table = a_table(
         [SMALL, LARGE], dollars(asked, answered), input_tokens=asked, output_tokens=answered
     )
-    fitted = fit_cost(data, table, BOOK)
+    fitted = fit_cost(data, dense_design(data), table, BOOK)
     estimator = fitted.estimator
     assert estimator.by_tokens.tolist() == [True, True]
     np.testing.assert_allclose(fitted.priced_over_logged, 1.0)
@@ -263,7 +310,7 @@ def test_logged_dollars_where_tokens_or_the_price_are_unknown() -> None:
     data = some_inputs()
     asked, answered = tokens(data)
     cost = dollars(asked, answered)
-    without_tokens = fit_cost(data, a_table([SMALL, LARGE], cost), BOOK)
+    without_tokens = fit_cost(data, dense_design(data), a_table([SMALL, LARGE], cost), BOOK)
     assert without_tokens.estimator.by_tokens.tolist() == [False, False]
     assert without_tokens.priced_over_logged == [None, None]
     np.testing.assert_allclose(
@@ -271,7 +318,7 @@ def test_logged_dollars_where_tokens_or_the_price_are_unknown() -> None:
     )
 
     table = a_table([SMALL, LARGE], cost, input_tokens=asked, output_tokens=answered)
-    one_price = fit_cost(data, table, Prices(**{"model-l": priced(5.0, 20.0)}))
+    one_price = fit_cost(data, dense_design(data), table, Prices(**{"model-l": priced(5.0, 20.0)}))
     assert one_price.estimator.by_tokens.tolist() == [False, True]
     assert one_price.priced_over_logged[0] is None
     np.testing.assert_allclose(one_price.cross_fitted.sum(axis=0), cost.sum(axis=0), rtol=ABOUT)
@@ -293,7 +340,7 @@ def test_tokens_must_be_logged_nearly_always(share: float, by_tokens: bool) -> N
         input_tokens=np.where(logged, asked, np.nan),
         output_tokens=np.where(logged, answered, np.nan),
     )
-    fitted = fit_cost(data, table, BOOK)
+    fitted = fit_cost(data, dense_design(data), table, BOOK)
     assert fitted.estimator.by_tokens.all() == by_tokens
     np.testing.assert_allclose(fitted.cross_fitted.sum(axis=0), cost.sum(axis=0), rtol=0.05)
 
@@ -322,7 +369,7 @@ def test_a_price_that_the_log_contradicts_gives_way_to_the_dollars_paid(factor: 
     asked, answered = tokens(data)
     paid = dollars(asked, answered) / [factor, 1.2]
     table = a_table([SMALL, LARGE], paid, input_tokens=asked, output_tokens=answered)
-    fitted = fit_cost(data, table, BOOK)
+    fitted = fit_cost(data, dense_design(data), table, BOOK)
     np.testing.assert_allclose(fitted.priced_over_logged, [factor, 1.2])
     assert fitted.estimator.by_tokens.tolist() == [False, True]
     assert fitted.cross_fitted[:, 0].sum() == pytest.approx(paid[:, 0].sum(), rel=ABOUT)
@@ -336,7 +383,7 @@ def test_the_tiers_files_own_price_is_kept_whatever_was_logged() -> None:
     asked, answered = tokens(data)
     paid = dollars(asked, answered) / 3
     table = a_table([OWN_PRICE, LARGE], paid, input_tokens=asked, output_tokens=answered)
-    fitted = fit_cost(data, table, BOOK)
+    fitted = fit_cost(data, dense_design(data), table, BOOK)
     assert fitted.estimator.by_tokens.tolist() == [True, False]
     assert fitted.cross_fitted[:, 0].sum() == pytest.approx(3 * paid[:, 0].sum(), rel=ABOUT)
     own, published = fitted.warnings
@@ -351,7 +398,7 @@ def test_a_price_that_is_not_used_is_not_compared() -> None:
     asked[::2] = np.nan
     paid = dollars(*tokens(data)) / 3
     table = a_table([OWN_PRICE, LARGE], paid, input_tokens=asked, output_tokens=answered)
-    fitted = fit_cost(data, table, BOOK)
+    fitted = fit_cost(data, dense_design(data), table, BOOK)
     assert fitted.estimator.by_tokens.tolist() == [False, False]
     assert fitted.warnings == []
     assert fitted.priced_over_logged == [None, None]
@@ -365,7 +412,7 @@ def test_a_fee_per_request_is_not_left_out() -> None:
     table = a_table([SMALL, LARGE], paid, input_tokens=asked, output_tokens=answered)
     book = Prices(**{"model-s": priced(0.5, 2.0, 0.005), "model-l": priced(5.0, 20.0)})
     assert np.isnan(current_prices(table.tiers, book)[0]).tolist() == [True, False]
-    fitted = fit_cost(data, table, book)
+    fitted = fit_cost(data, dense_design(data), table, book)
     assert fitted.estimator.by_tokens.tolist() == [False, True]
     assert (fitted.estimator.predict(data.x)[:, 0] > 0.005).all()
     assert fitted.warnings == []
@@ -377,7 +424,7 @@ def test_tokens_and_a_price_do_without_logged_dollars() -> None:
     table = a_table(
         [SMALL, LARGE], np.full((N, 2), np.nan), input_tokens=asked, output_tokens=answered
     )
-    fitted = fit_cost(data, table, BOOK)
+    fitted = fit_cost(data, dense_design(data), table, BOOK)
     assert fitted.priced_over_logged == [None, None]
     np.testing.assert_allclose(
         fitted.cross_fitted.sum(axis=0), dollars(asked, answered).sum(axis=0), rtol=ABOUT
@@ -390,5 +437,5 @@ def test_neither_dollars_nor_priced_tokens_is_an_error_that_names_the_tier() -> 
     cost = dollars(asked, answered) * [1.0, np.nan]
     table = a_table([SMALL, LARGE], cost, input_tokens=asked, output_tokens=answered)
     with pytest.raises(InputError, match=r"got none for large: ") as caught:
-        fit_cost(data, table, Prices())
+        fit_cost(data, dense_design(data), table, Prices())
     assert "small" not in str(caught.value)
