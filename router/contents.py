@@ -18,6 +18,7 @@ from router.artifact import Artifact
 from router.embedding import Embedder, SentenceTransformerEmbedder, StaticEmbedder
 from router.encoder import check_model
 from router.errors import ArtifactError, EmbeddingError, InputError, MissingExtraError
+from router.escalation import Escalation
 from router.estimators import CostEstimator, TierMeans
 from router.policy import Policy
 from router.predictor import Predictor
@@ -37,12 +38,16 @@ _CALIBRATION = ("p_success", "success", "realised_cost_usd", "input_tokens", "ou
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What an artifact says: tiers, how to predict, what to do, and what of it is certified."""
+    """What an artifact says: tiers, how to predict, what to do, and what of it is certified.
+
+    ``escalation`` is None where tries count as independent.
+    """
 
     tiers: TierSet
     predictor: Predictor
     policy: Policy
     certificate: Certificate | None
+    escalation: Escalation | None
 
 
 def read_contents(artifact: Artifact) -> Contents:
@@ -102,7 +107,8 @@ def _read(
         _require(_is_certificate(certificate, len(tiers)), "a certificate over its tiers")
     _check_training(manifest["training"], predictor.cost)
     _check_calibration(arrays, predictor.cost)
-    return Contents(tiers, predictor, policy, certificate)
+    escalation = Escalation.from_arrays(arrays, len(tiers))
+    return Contents(tiers, predictor, policy, certificate, escalation)
 
 
 def _embedder(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> Embedder:

@@ -302,8 +302,8 @@ def escalation_order(
     ``p_given_failed(tier, failed_mask)`` is P(tier succeeds | the tiers in the bit mask failed);
     without it tries count as independent. Exact by dynamic programming over the subsets of failed
     tiers: W(F) = min(0, min_t c_t - V p(t|F) + (1 - p(t|F)) W(F + t)). The first tier is always
-    tried, since the request needs an answer. Above twelve tiers the order is by c / p, which is
-    optimal for independent tries.
+    tried, since the request needs an answer. Above twelve tiers the next one is that of least
+    c / p(t|F), which is optimal for independent tries.
 
     >>> escalation_order([0.6, 0.9], [0.001, 0.02], success_value_usd=0.05)
     [0, 1]
@@ -314,10 +314,7 @@ def escalation_order(
     n_tiers = len(p)
     given = p_given_failed or (lambda tier, failed: p[tier])
     if n_tiers > MAX_TIERS_FOR_EXACT_ORDER:
-        order = sorted(range(n_tiers), key=lambda t: cost[t] / p[t] if p[t] > 0 else math.inf)
-        kept = [t for t in order if cost[t] < success_value_usd * p[t]]
-        # The request needs an answer: where no try pays, the one that loses least.
-        return kept or [min(order, key=lambda t: cost[t] - success_value_usd * p[t])]
+        return _by_ratio(cost, success_value_usd, given)
     full = (1 << n_tiers) - 1
     worth = [0.0] * (full + 1)
     best: list[int | None] = [None] * (full + 1)
@@ -339,3 +336,19 @@ def escalation_order(
         plan.append(next_tier)
         failed |= 1 << next_tier
     return plan
+
+
+def _by_ratio(cost: list[float], value: float, given: Callable[[int, int], float]) -> list[int]:
+    """The next try is the one of least cost / P(success), as long as that is below ``value``."""
+    plan: list[int] = []
+    failed, left = 0, list(range(len(cost)))
+    while left:
+        chance = {t: given(t, failed) for t in left}
+        tier = min(left, key=lambda t: cost[t] / chance[t] if chance[t] > 0 else math.inf)
+        if not cost[tier] < value * chance[tier]:
+            break
+        plan.append(tier)
+        left.remove(tier)
+        failed |= 1 << tier
+    # The request needs an answer: where no try pays, the one that loses least.
+    return plan or [min(left, key=lambda t: cost[t] - value * chance[t])]

@@ -23,6 +23,7 @@ from router.certificate import Floor
 from router.contents import read_contents, tested_prices
 from router.decision import Decision, Predictions, Reason
 from router.errors import InputError, RoutingError
+from router.escalation import Escalation
 from router.estimators import CostEstimator, TierMeans
 from router.policy import Policy, escalation_order, min_cps_value, value_for_budget
 from router.predictor import Predictor
@@ -55,6 +56,7 @@ class Router:
         self.policy = policy
         self.certificate = certificate
         self.safe_tier = policy.safe_tier
+        self.escalation = Escalation.from_arrays(artifact.arrays, len(tiers))
         self._arrays = artifact.arrays
         self._names = tiers.names
         self._models = tuple(tier.model for tier in tiers)
@@ -206,9 +208,10 @@ class Router:
         """Tiers to try in order until one succeeds, as far as one more try is worth its cost.
 
         For callers that can tell a failed answer from a good one. ``success_value_usd`` is what a
-        success is worth; by default the exchange rate of the policy. Tries count as independent.
-        A query out of distribution gets the safe tier alone. The other arguments, and what is
-        raised, are those of ``route``.
+        success is worth; by default the exchange rate of the policy. What a failure says of the
+        other tiers is in the artifact; without it, tries count as independent. A query out of
+        distribution gets the safe tier alone. The other arguments, and what is raised, are those
+        of ``route``.
         """
         self._check(query)
         p, cost, unknown = self.predictor.predict_one(query)
@@ -222,7 +225,9 @@ class Router:
         usable = [t for t in range(len(p)) if allowed is None or allowed[t]]
         if unknown and self.safe_tier in usable:
             usable = [self.safe_tier]
-        order = escalation_order([p[t] for t in usable], [cost[t] for t in usable], value)
+        p, cost = [p[t] for t in usable], [cost[t] for t in usable]
+        given = self.escalation and self.escalation.given(p, usable)
+        order = escalation_order(p, cost, value, given)
         return [self._names[usable[index]] for index in order]
 
     def predict(self, queries: Sequence[str]) -> Predictions:

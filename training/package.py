@@ -26,6 +26,7 @@ from router.embedding import (
     load_embedder,
     static_files,
 )
+from router.escalation import Escalation
 from router.estimators import TierMeans
 from router.predictor import Predictor
 from router.query_features import FEATURE_NAMES
@@ -75,6 +76,7 @@ def save_router(
     calibration_tokens: Mapping[str, npt.NDArray[np.float64]],
     facts: TrainingFacts,
     embedder_files: Mapping[str, bytes],
+    escalation: Escalation | None = None,
     key: str | bytes | None = None,
 ) -> dict[str, Any]:
     """Write the artifact and its model card to ``out``; returns the manifest as saved."""
@@ -135,6 +137,7 @@ def save_router(
     )
     arrays = {
         **predictor.to_arrays(),
+        **(escalation.to_arrays() if escalation else {}),
         **_calibration_arrays(calibration, calibration_tokens),
         "training.query_hashes": np.unique(facts.query_hashes),
     }

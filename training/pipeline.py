@@ -23,6 +23,7 @@ from training.costs import fit_cost
 from training.coverage import coverage_of
 from training.defaults import DEFAULT_CONFIDENCE
 from training.design import Design
+from training.escalation import fit_escalation
 from training.fit import FAMILIES, fit_metrics, fit_success
 from training.prepare import prepare
 from training.search import (
@@ -157,6 +158,9 @@ def train(
         for family in families
     }
     family, values = pick_family(objective, floor, candidates, seed)
+    escalation = fit_escalation(
+        candidates[family].p_success, fitting.success[complete], data.fold[complete]
+    )
     predictor = Predictor(
         embed,
         rows.input_map,
@@ -210,10 +214,12 @@ def train(
             seed=seed,
             price_date=datetime.now(UTC).date().isoformat(),
             logged_price_ratio=costs.priced_over_logged,
-            metrics=fit_metrics(fitted[family].cross_fitted, costs.cross_fitted, fitting),
+            metrics=fit_metrics(fitted[family].cross_fitted, costs.cross_fitted, fitting)
+            | escalation.metrics,
             synthetic=synthetic,
         ),
         embedder_files=embedder_files,
+        escalation=escalation.estimator,
         key=key,
     )
     run = None

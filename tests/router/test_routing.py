@@ -17,6 +17,7 @@ import pytest
 from router.artifact import load_artifact
 from router.decision import Decision
 from router.errors import InputError, PriceError, RoutingError, TiersError
+from router.escalation import Escalation
 from router.keyword import KeywordRouter
 from router.policy import Policy, escalation_order
 from router.prices import PriceBook, TierPrice
@@ -357,7 +358,9 @@ def test_the_order_of_escalation(router: Router) -> None:
         if decision.reason == "policy":
             for value in (None, 0.0, 0.001, 0.1, 10.0):
                 worth = router.policy.success_value_usd if value is None else value
-                expected = [NAMES[t] for t in escalation_order(p, cost, worth)]
+                assert router.escalation is not None
+                given = router.escalation.given(p)
+                expected = [NAMES[t] for t in escalation_order(p, cost, worth, given)]
                 assert router.plan(query, success_value_usd=value) == expected
         assert len(router.plan(query, success_value_usd=0.0)) == 1
     rich = [router.plan(query, success_value_usd=100.0) for query in QUERIES]
@@ -365,6 +368,58 @@ def test_the_order_of_escalation(router: Router) -> None:
     assert max(map(len, rich)) == 3
     without = router.plan(query_for(router, "nano"), success_value_usd=100.0, exclude="mid")
     assert sorted(without) == ["frontier", "nano"]
+
+
+@pytest.mark.parametrize("out", NAMES)
+def test_an_excluded_tier_does_not_shift_what_failures_say(
+    small_artifact: Path, tmp_path: Path, out: str
+) -> None:
+    # Tiers that depend on each other in ways that no other pair does.
+    loading = np.array([0.9, -0.6, 0.3])
+    folder = resave(small_artifact, tmp_path / "changed", arrays={"escalation.loading": loading})
+    router = Router.load(folder)
+    kept = [t for t, name in enumerate(NAMES) if name != out]
+    lengths = set()
+    for query in QUERIES[:60]:
+        decision = router.route(query)
+        p, cost = list(decision.p_success.values()), list(decision.cost_usd.values())
+        given = Escalation(loading).given(p)
+        for value in np.geomspace(1e-4, 1.0, 9):
+            # The best of all orders of the tiers that are left, by hand.
+            orders = [[t] for t in kept] + [kept, kept[::-1]]
+            loss = []
+            for order in orders:
+                total = cost[order[0]] - value * p[order[0]]
+                if len(order) == 2:
+                    chance = given(order[1], 1 << order[0])
+                    total += (1 - p[order[0]]) * (cost[order[1]] - value * chance)
+                loss.append(total)
+            best = [NAMES[t] for t in orders[int(np.argmin(loss))]]
+            if decision.reason == "policy":
+                assert router.plan(query, success_value_usd=float(value), exclude=out) == best
+                lengths.add(len(best))
+    assert lengths == {1, 2}
+
+
+def test_without_loadings_tries_count_as_independent(small_artifact: Path, tmp_path: Path) -> None:
+    older = resave(small_artifact, tmp_path / "older", without=["escalation.loading"])
+    before, router = Router.load(older), Router.load(small_artifact)
+    assert before.escalation is None
+    differ = 0
+    for query in QUERIES[:100]:
+        decision = before.route(query)
+        p, cost = list(decision.p_success.values()), list(decision.cost_usd.values())
+        plan = before.plan(query, success_value_usd=0.01)
+        if decision.reason == "policy":
+            assert plan == [NAMES[t] for t in escalation_order(p, cost, 0.01)]
+            differ += plan != router.plan(query, success_value_usd=0.01)
+    assert differ > 0
+
+
+def test_loadings_survive_other_prices(router: Router) -> None:
+    other = router.repriced(np.array([10.0, 1.0, 1.0]), np.array([20.0, 2.0, 2.0]))
+    assert router.escalation is not None and other.escalation is not None
+    np.testing.assert_array_equal(other.escalation.loading, router.escalation.loading)
 
 
 @pytest.mark.parametrize("value", [-0.01, float("nan"), float("-inf"), "0.1", [0.1]])
