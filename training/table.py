@@ -203,6 +203,12 @@ class OutcomeTable:
             raise InputError("expected a success for every observed cell, got NaN: correct one.")
         for values in matrices.values():
             values[~seen] = np.nan
+        others = np.array([()] * shape[0] if other_success is None else other_success, np.float64)
+        if others.ndim != 2 or len(others) != shape[0]:
+            raise InputError(
+                f"expected other_success of shape ({shape[0]}, M) (requests, models), got "
+                f"{others.shape}."
+            )
         ids = [str(i) for i in range(shape[0])] if request_id is None else request_id
         return cls(
             tiers=tiers,
@@ -212,9 +218,7 @@ class OutcomeTable:
             split=column(split, "split"),
             at=column(at, "at"),
             observed=seen,
-            other_success=np.empty((shape[0], 0))
-            if other_success is None
-            else np.array(other_success, dtype=np.float64),
+            other_success=others,
             report=ReadReport(n_rows=int(seen.sum()), n_outcomes=int(seen.sum())),
             **matrices,
         )

@@ -590,3 +590,158 @@ def test_the_report_is_json(tmp_path: Path) -> None:
     assert report["n_rows"] == 2
     assert report["not_a_tier"] == {"other": 1}
     assert ReadReport(**report) == table.report
+
+
+# ------------------------------------------------------------------ models that are no tier
+
+
+def asked_of(model: str, ids: Sequence[object], success: object = True, **more: Any) -> list[Any]:
+    return [row(i, ..., model=model, success=success, **more) for i in ids]
+
+
+def test_outcomes_of_models_that_are_no_tier_are_kept_by_request(tmp_path: Path) -> None:
+    rows = [
+        *asked_of("other-b", ["r1"]),  # before its request is known to any tier
+        row("r1"),
+        row("r2", success=False),
+        row("r3", "frontier"),
+        *asked_of("other-b", ["r3"], False),
+        *asked_of("other-a", ["r2", "r3"], 0.25),
+        row("r2", "an unknown tier", success=False),
+    ]
+    table = read(tmp_path, rows)
+    assert table.request_id.tolist() == ["r1", "r2", "r3"]
+    # By the names in order; a name in `tier` counts where there is no model.
+    expected = [[NAN, NAN, 1.0], [0.0, 0.25, NAN], [NAN, 0.25, 0.0]]
+    np.testing.assert_array_equal(table.other_success, expected)
+    assert table.report.not_a_tier == {"other-b": 2, "other-a": 2, "an unknown tier": 1}
+    assert_counted(table.report)
+
+
+def test_they_change_nothing_else(tmp_path: Path) -> None:
+    tiers = [row(f"r{i}", tier, success=i % 2) for i in range(9) for tier in ("nano", "frontier")]
+    others = asked_of("other", [f"r{i}" for i in range(9)], task="t", split="test", cost_usd=9.0)
+    plain = read(tmp_path, tiers)
+    mixed = read(tmp_path, [*others, *tiers, *others])
+    assert_same(plain, mixed)
+    assert plain.other_success.shape == (9, 0)
+    assert mixed.other_success.tolist() == [[1.0]] * 9
+    assert mixed.report.n_outcomes == plain.report.n_outcomes == 18
+    assert mixed.report.n_bad == mixed.report.n_retries == 0
+
+
+def test_requests_that_no_tier_knows_are_no_rows(tmp_path: Path) -> None:
+    table = read(tmp_path, [row("r1"), *asked_of("other", ["r1", "r2", "r3"])])
+    assert table.request_id.tolist() == ["r1"]
+    assert table.other_success.tolist() == [[1.0]]
+    assert read(tmp_path, [row("r1"), *asked_of("other", ["r2"])]).other_success.shape == (1, 0)
+
+
+def test_of_several_attempts_of_such_a_model_the_first_row_counts(tmp_path: Path) -> None:
+    rows = [row("r1"), *asked_of("other", ["r1"], False), *asked_of("other", ["r1"], True)]
+    table = read(tmp_path, rows)
+    assert table.other_success.tolist() == [[0.0]]
+    assert table.report.not_a_tier == {"other": 2}
+    assert (table.report.n_bad, table.report.n_retries) == (0, 0)
+
+
+def test_numbers_as_ids_meet_those_of_the_tiers(tmp_path: Path) -> None:
+    table = read(tmp_path, [row(7), row("8"), *asked_of("other", ["7", 8])])
+    assert table.other_success.tolist() == [[1.0], [1.0]]
+
+
+def test_rare_models_are_left_out(tmp_path: Path) -> None:
+    ids = [f"r{i}" for i in range(100)]
+    rows = [
+        *(row(i) for i in ids),
+        *asked_of("few", ids[:4]),
+        *asked_of("enough", ids[:5], False),
+        *asked_of("elsewhere", [f"x{i}" for i in range(50)]),
+    ]
+    table = read(tmp_path, rows)
+    assert table.other_success.shape == (100, 1)
+    assert table.other_success[:6, 0].tolist() == [0.0] * 5 + [pytest.approx(NAN, nan_ok=True)]
+    assert table.report.not_a_tier == {"elsewhere": 50, "enough": 5, "few": 4}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"success": ...},
+        {"success": None},
+        {"success": "perhaps"},
+        {"success": 1.5},
+        {"success": [True]},
+        {"success": 10**400},
+        {"score": "high"},
+        {"request_id": ...},
+        {"request_id": ""},
+        {"request_id": None},
+        {"request_id": 1.5},
+        {"request_id": ["r1"]},
+    ],
+)
+def test_a_row_of_such_a_model_that_does_not_tell_is_passed_over(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    other = row("r1", ..., model="other") | changes
+    other = {name: value for name, value in other.items() if value is not ...}
+    rows = [row("r1"), other, *asked_of("more", ["r1"], False)]
+    table = read(tmp_path, rows, max_bad_share=0.0)
+    assert table.other_success.tolist() == [[0.0]]
+    assert table.report.n_bad == 0 and table.report.rejects_path is None
+    assert table.report.not_a_tier == {"other": 1, "more": 1}
+
+
+def test_what_else_such_a_row_says_is_not_looked_at(tmp_path: Path) -> None:
+    odd = {"query": 7, "cost_usd": -1, "input_tokens": "many", "at": "yesterday", "attempt": 0}
+    table = read(tmp_path, [row("r1"), *asked_of("other", ["r1"], **odd)], max_bad_share=0.0)
+    assert table.other_success.tolist() == [[1.0]]
+    assert table.query.tolist() == ["q r1"]
+
+
+def test_a_threshold_on_the_score_holds_for_such_models_too(tmp_path: Path) -> None:
+    rows = [
+        *(row(i, score=0.9) for i in ("r1", "r2", "r3")),
+        *asked_of("other", ["r1"], score=0.9),
+        *asked_of("other", ["r2"], score=0.7),
+        *asked_of("other", ["r3"], False),
+    ]
+    table = read(tmp_path, rows, success_threshold=0.8)
+    assert table.other_success.tolist() == [[1.0], [0.0], [0.0]]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_such_models_in_other_file_formats(tmp_path: Path, suffix: str) -> None:
+    rows = [row(f"r{i}", ..., model=m) for i in range(3) for m in ("acme-small", "other")]
+    path = tmp_path / f"log.{suffix}"
+    if suffix == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    assert read_outcomes(path, TIERS).other_success.tolist() == [[1.0]] * 3
+
+
+def test_taking_requests_takes_the_rows_of_such_models() -> None:
+    others = np.array([[0.0, NAN], [1.0, 0.5], [NAN, NAN]])
+    table = OutcomeTable.from_arrays(
+        TIERS, ["a", "b", "c"], np.ones((3, 2)), np.ones((3, 2)), other_success=others
+    )
+    np.testing.assert_array_equal(table.other_success, others)
+    np.testing.assert_array_equal(table.take([2, 1]).other_success, others[[2, 1]])
+    np.testing.assert_array_equal(table.take(np.array([1, 0, 1]) > 0).other_success, others[[0, 2]])
+    assert table.take([]).other_success.shape == (0, 2)
+    plain = OutcomeTable.from_arrays(TIERS, ["a"], np.ones((1, 2)), np.ones((1, 2)))
+    assert plain.other_success.shape == (1, 0)
+    assert plain.take([0, 0]).other_success.shape == (2, 0)
+
+
+def test_other_successes_of_another_number_of_requests_are_refused() -> None:
+    for others in (np.ones((2, 1)), np.ones(3), np.ones((3, 1, 1))):
+        with pytest.raises(InputError, match=r"expected other_success of shape \(3, M\)"):
+            OutcomeTable.from_arrays(
+                TIERS, ["a", "b", "c"], np.ones((3, 2)), np.ones((3, 2)), other_success=others
+            )
