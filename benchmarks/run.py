@@ -19,10 +19,11 @@ from benchmarks.results import Say, Section, as_markdown, as_text, environment, 
 from router.errors import CpsRouterError
 
 DEFAULT_SEED = 0
+PARTS = ("serving", "quality", "languages")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure serving and quality, and print what was found."""
+    """Measure serving, quality and languages, and print what was found."""
     options = _parse(arguments)
     started = time.perf_counter()
     facts = environment()
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=main.__doc__)
-    parser.add_argument("--only", choices=("serving", "quality"), help="leave out the other part")
+    parser.add_argument("--only", choices=PARTS, help="leave out the other parts")
     parser.add_argument(
         "--encoder",
         action="append",
@@ -78,11 +79,13 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     from router.embedding import load_embedder
 
     sections = []
-    if options.only != "quality" and not options.folds:
+    if options.only in (None, "serving") and not options.folds:
         queries, source = real_queries(say)
         sections.append(serving.measure(queries, source, say))
     if options.only == "serving":
         return sections
+    if options.only == "languages":
+        return [*sections, _languages(options, say)]
     tables, left_out = available_sets(say, options.sets)
     loaded = {name: load_embedder(name) for name in ("static", *options.encoder)}
     labels = {
@@ -96,7 +99,17 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     else:
         names = {label: name for name, label in labels.items()}
         sections.append(quality.measure(tables, left_out, names, say, seed=options.seed))
+        if options.only is None:
+            sections.append(_languages(options, say))
     return sections
+
+
+def _languages(options: argparse.Namespace, say: Say) -> Section:
+    from benchmarks import languages
+    from benchmarks.data import available_sets
+
+    tables, left_out = available_sets(say, options.sets or ["paretobandit"])
+    return languages.measure(tables, left_out, say, seed=options.seed)
 
 
 def _finite(value: Any) -> Any:
