@@ -224,6 +224,53 @@ def test_mean_mix_ratio_chooses_lambda_on_training_rows_alone() -> None:
     assert found.mean == pytest.approx(5.5)
 
 
+def test_mean_mix_ratio_takes_lambda_from_expected_success_not_from_single_labels() -> None:
+    """Which request of a tier succeeded is noise; how many of them did is not."""
+    rng = np.random.default_rng(3)
+    p = np.column_stack([rng.uniform(0.1, 0.9, 300), rng.uniform(0.6, 1.0, 300)])
+    cost = np.broadcast_to([1.0, 10.0], p.shape) * rng.uniform(0.8, 1.2, p.shape)
+    success = (rng.random(p.shape) < p).astype(float)
+    shuffled = np.column_stack([rng.permutation(column) for column in success.T])
+    test = (p, cost, success, cost)
+    found = metrics.mean_mix_ratio((p, cost, success), test)
+    again = metrics.mean_mix_ratio((p, cost, shuffled), test)
+    np.testing.assert_allclose(again.success_values_usd, found.success_values_usd, rtol=1e-9)
+    assert again.ratios == pytest.approx(found.ratios)
+    # The lambdas are those at which the expected success, so recentred, reaches the floor.
+    expected = metrics.recentred(p, success)
+    rows = np.arange(300)
+    for floor, value in zip(found.floors, found.success_values_usd, strict=True):
+        assert expected[rows, choose(p, cost, value)].mean() >= floor - 1e-9
+        if value > 0:
+            assert expected[rows, choose(p, cost, value * (1 - 1e-6))].mean() < floor
+    assert len(set(found.success_values_usd)) > 15
+
+
+def test_mean_mix_ratio_of_badly_calibrated_predictions_still_aims_at_the_floor() -> None:
+    """Predictions that are too low for every tier are recentred on what was realised."""
+    rng = np.random.default_rng(4)
+    easy = rng.random(2000) < 0.5
+    p = np.column_stack([np.where(easy, 0.9, 0.3), np.full(2000, 0.95)])
+    cost = np.broadcast_to([1.0, 10.0], p.shape).copy()
+    success = (rng.random(p.shape) < p).astype(float)
+    test = (p, cost, success, cost)
+    true = metrics.mean_mix_ratio((p, cost, success), test)
+    low = metrics.mean_mix_ratio((p - 0.3, cost, success), (p - 0.3, cost, success, cost))
+    assert low.floors == pytest.approx(true.floors)
+    assert low.mean == pytest.approx(true.mean)
+
+
+@given(worlds())
+def test_recentred_probabilities_have_the_realised_means(
+    world: tuple[FloatArray, FloatArray, FloatArray],
+) -> None:
+    p, _, success = world
+    moved = metrics.recentred(p, success)
+    assert moved.mean(axis=0) == pytest.approx(success.mean(axis=0))
+    np.testing.assert_allclose(moved - moved.mean(axis=0), p - p.mean(axis=0), atol=1e-12)
+    assert metrics.recentred(moved, success) == pytest.approx(moved)
+
+
 def test_mean_mix_ratio_of_useless_predictions_is_above_one() -> None:
     rng = np.random.default_rng(1)
     cost = np.broadcast_to([1.0, 10.0], (400, 2)).copy()

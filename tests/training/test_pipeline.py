@@ -511,6 +511,25 @@ def test_incomplete_requests_help_to_fit_but_are_neither_compared_nor_certified(
     assert not np.array_equal(a["success.ridge.weight"], b["success.ridge.weight"])
 
 
+def test_outcomes_of_models_that_are_no_tier_are_learned_from_and_nothing_else(
+    table: OutcomeTable, tmp_path: Path
+) -> None:
+    others = np.random.default_rng(0).random((300, 4)).round()
+    others[:200, 0] = np.nan
+    more = changed(table, other_success=others)
+    plain = run(table, tmp_path / "plain", estimator="ridge").manifest
+    mixed = run(more, tmp_path / "mixed", estimator="ridge").manifest
+    a, b = (load_artifact(tmp_path / name).arrays for name in ("plain", "mixed"))
+    differ = {name for name in a if not np.array_equal(a[name], b[name], equal_nan=True)}
+    assert {"success.ridge.weight", "success.ridge.bias"} <= differ
+    # Success and what depends on it: no cost, no reference, no row.
+    assert not [
+        name for name in differ if not name.startswith(("success.", "calibration.p_", "esc"))
+    ]
+    for name in ("tier_success", "tier_means", "n_fitting", "n_calibration", "n_test"):
+        assert plain["training"][name] == mixed["training"][name]
+
+
 def test_a_missing_cost_is_an_error_that_counts_them(table: OutcomeTable, tmp_path: Path) -> None:
     fits, _, _ = roles(table)
     cost = table.cost_usd.copy()

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from router.embedding import load_embedder
+from router.inputs import InputMap
+from router.query_features import N_FEATURES
 from router.tiers import Tier, TierSet
 from tests.artifacts import tiny_embedder
 from training.prepare import Prepared, one_per_text, prepare
@@ -107,6 +109,35 @@ def test_a_log_without_copies_is_left_as_it_is(embedder_folder: Path) -> None:
     calibrates = fitting_calibration(query_hashes(table.query))
     assert sorted(rows.held.request_id) == sorted(table.request_id[calibrates])
     assert set(np.unique(rows.held.success)) == {0.0, 1.0}
+
+
+# What estimators see
+
+
+def test_fitting_rows_are_seen_as_the_input_map_makes_them(embedder_folder: Path) -> None:
+    rows = prepared(copied(), embedder_folder)
+    embedding = load_embedder(embedder_folder).embed(list(rows.fitting.query))
+    np.testing.assert_allclose(rows.data.embedding, embedding, rtol=1e-5, atol=1e-6)
+    expected = rows.input_map.many(
+        list(rows.fitting.query), rows.data.embedding, rows.data.embedding @ rows.refs.all.T
+    )
+    np.testing.assert_array_equal(rows.data.x, expected)
+    assert rows.data.n_dense == embedding.shape[1] + N_FEATURES
+    sizes = rows.input_map.sizes(embedding.shape[1], len(rows.refs.all))
+    assert rows.data.x.shape == (rows.fitting.n_requests, sizes["D"])
+    np.testing.assert_array_equal(rows.data.dense, rows.data.x[:, : sizes["d+k"]])
+
+
+def test_ranges_and_weights_are_of_the_fitting_rows_alone(embedder_folder: Path) -> None:
+    """Rows that certify are unlike any other: nothing that is fitted may know of it."""
+    table = table_of(TEXTS)
+    calibrates = fitting_calibration(query_hashes(table.query))
+    made = prepared(table, embedder_folder).input_map
+    own = InputMap.of(list(table.query[~calibrates]))
+    assert made.grams is not None and own.grams is not None
+    np.testing.assert_array_equal(made.low, own.low)
+    np.testing.assert_array_equal(made.high, own.high)
+    np.testing.assert_array_equal(made.grams.weight, own.grams.weight)
 
 
 # What is said
