@@ -56,8 +56,15 @@ def train(
         str, typer.Option(help='"static", a folder, or a sentence-transformers model.')
     ] = "static",
     estimator: Annotated[
-        str, typer.Option(help="auto, logistic, knn, mlp or blend (their average).")
+        str, typer.Option(help="auto, ridge, logistic, knn, mlp or blend (ridge and knn).")
     ] = "auto",
+    warm_start: Annotated[
+        bool,
+        typer.Option(
+            "--warm-start/--cold-start",
+            help="Start from what public outcomes say of a query's difficulty, or from nothing.",
+        ),
+    ] = True,
     safe_tier: Annotated[
         str | None,
         typer.Option(help="Tier for queries unlike the training ones. [default: the strongest]"),
@@ -94,7 +101,15 @@ def train(
     check_options(tier_set, out, **options)
     with _progress() as say:
         table = _read(outcomes, tier_set, max_bad_share, success_threshold, say)
-        result = run_training(table, out, seed=seed, name=outcomes.name, on_progress=say, **options)
+        result = run_training(
+            table,
+            out,
+            warm_start=warm_start,
+            seed=seed,
+            name=outcomes.name,
+            on_progress=say,
+            **options,
+        )
     warnings = [*table.report.warnings(), *result.warnings]
     for warning in warnings:
         typer.echo(f"cps-router: {warning}", err=True)

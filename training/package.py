@@ -62,6 +62,7 @@ class TrainingFacts:
     logged_price_ratio: Sequence[float | None]
     metrics: Mapping[str, float]
     synthetic: bool
+    prior: Mapping[str, Any] | None
 
 
 def save_router(
@@ -104,6 +105,7 @@ def save_router(
                 "members": [member.kind for member in predictor.success.members],
                 "decision_values": dict(facts.family_values),
                 "n_references": len(predictor.references),
+                "prior": facts.prior,
                 "seed": facts.seed,
             },
             "objective": objective.describe(),

@@ -26,6 +26,7 @@ from training.design import Design
 from training.escalation import fit_escalation
 from training.fit import FAMILIES, fit_metrics, fit_success
 from training.prepare import prepare
+from training.prior import Prior
 from training.search import (
     Objective,
     Rows,
@@ -82,6 +83,7 @@ def train(
     embedder: str | Path = "static",
     estimator: str = AUTO,
     safe_tier: str | None = None,
+    warm_start: bool = True,
     seed: int = 0,
     price_book: PriceBook | None = None,
     key: str | bytes | None = None,
@@ -100,6 +102,8 @@ def train(
         embedder: "static", a folder, or the name of a sentence-transformers model.
         estimator: "auto" (by cross-validated decision value) or a family's name.
         safe_tier: Tier for queries unlike the training ones; by default the strongest.
+        warm_start: Start from what public outcomes of many models say of a query's difficulty
+            (``training/prior.py``); of use with the default embedder only.
         seed: Of folds, centroids and networks.
         price_book: Where today's prices of token-priced tiers come from.
         key: Signs the artifact's manifest.
@@ -125,9 +129,11 @@ def train(
     )
 
     # Split and embed; test rows are not looked at, and some training rows only certify.
-    rows = prepare(table, embed, seed, say)
+    prior = Prior.for_embedder(embed) if warm_start else None
+    rows = prepare(table, embed, seed, say, None if prior is None else prior.gram_weight)
     data, fitting = rows.data, rows.fitting
-    refs, design = rows.refs, Design.of(rows.data, rows.refs.all)
+    refs = rows.refs
+    design = Design.of(data, refs.all, None if prior is None else prior.weight)
 
     # Fit costs, then success: the family whose predictions decide best.
     say(f"fitting costs on {fitting.n_requests:,} requests")
@@ -217,6 +223,7 @@ def train(
             metrics=fit_metrics(fitted[family].cross_fitted, costs.cross_fitted, fitting)
             | escalation.metrics,
             synthetic=synthetic,
+            prior=None if prior is None else {"sha256": prior.digest, "sets": list(prior.sets)},
         ),
         embedder_files=embedder_files,
         escalation=escalation.estimator,
