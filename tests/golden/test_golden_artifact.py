@@ -14,6 +14,10 @@ from tests.golden.make_artifact import decisions
 
 HERE = Path(__file__).resolve().parent
 FORMATS = range(1, FORMAT + 1)
+MEMBERS = {1: ["logistic", "knn", "mlp"], 2: ["ridge", "logistic", "knn", "mlp"]}
+PARTS = {1: {"references"}, 2: {"references", "inputs", "coverage", "escalation"}}
+# Embedding, query features; from format 2 on word grams and a kernel of 48 references, too.
+N_INPUTS = {1: 16 + 10, 2: 16 + 10 + 2048 + 48}
 
 
 def close(value: Any) -> Any:
@@ -40,9 +44,13 @@ def test_an_old_artifact_decides_as_it_did(number: int) -> None:
 def test_what_is_held_says_something(number: int) -> None:
     folder = HERE / f"artifact-format-{number}"
     held = json.loads((HERE / f"{folder.name}.json").read_text("ascii"))
-    manifest = load_artifact(folder).manifest
+    artifact = load_artifact(folder)
+    manifest = artifact.manifest
     assert manifest["format"] == number
-    assert manifest["estimator"]["members"] == ["logistic", "knn", "mlp"]
+    assert manifest["estimator"]["members"] == MEMBERS[number]
+    assert len(artifact.arrays["input_tokens.weight"]) == N_INPUTS[number]
+    assert len(artifact.arrays["success.logistic.weight"]) == N_INPUTS[1]
+    assert {name.split(".")[0] for name in artifact.arrays} >= PARTS[number]
     assert manifest["prices"]["basis"] == ["tokens"] * 3
     assert 24 <= manifest["estimator"]["n_references"] <= 60
     assert len(held["routed"]) == len(held["queries"]) >= 10
