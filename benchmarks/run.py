@@ -19,11 +19,11 @@ from benchmarks.results import Say, Section, as_markdown, as_text, environment, 
 from router.errors import CpsRouterError
 
 DEFAULT_SEED = 0
-PARTS = ("serving", "quality", "languages")
+PARTS = ("serving", "quality", "escalation", "languages")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure serving, quality and languages, and print what was found."""
+    """Measure serving, quality, escalation and languages, and print what was found."""
     options = _parse(arguments)
     started = time.perf_counter()
     facts = environment()
@@ -74,7 +74,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     # Imported here, so that --help needs no scikit-learn.
-    from benchmarks import folds, quality, serving
+    from benchmarks import escalation, folds, quality, serving
     from benchmarks.data import available_sets, real_queries
     from router.embedding import load_embedder
 
@@ -96,11 +96,15 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     if options.folds:
         embedders = {labels[name]: embedder for name, embedder in loaded.items()}
         sections.append(folds.measure(tables, embedders, say))
-    else:
+        return sections
+    if options.only in (None, "quality"):
         names = {label: name for name, label in labels.items()}
         sections.append(quality.measure(tables, left_out, names, say, seed=options.seed))
-        if options.only is None:
-            sections.append(_languages(options, say))
+    if options.only in (None, "escalation"):
+        found = escalation.measure(tables, left_out, loaded["static"], say, seed=options.seed)
+        sections.append(found)
+    if options.only is None:
+        sections.append(_languages(options, say))
     return sections
 
 

@@ -11,11 +11,23 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks import checks, data, folds, process, quality, results, run, serving
+from benchmarks import (
+    cascade,
+    checks,
+    data,
+    escalation,
+    folds,
+    process,
+    quality,
+    results,
+    run,
+    serving,
+)
 from benchmarks.results import Budget, Section, Table, as_markdown, as_text, environment
 from benchmarks.told import COST_FROM_TEXT, MEAN_COST, auc_per_tier, task_means
 from router.embedding import default_embedder_folder, load_embedder, static_files
 from router.errors import DatasetError
+from router.escalation import Escalation
 from router.routing import Router
 from training.fit import FAMILIES
 from training.synthetic import make_world, sample, synthetic_tiers
@@ -63,6 +75,74 @@ def by_task(n: int) -> OutcomeTable:
         np.tile([0.001, 0.01, 0.1], (n, 1)),
         task=[f"task {word}" for word in words],
     )
+
+
+# ------------------------------------------------------------------------------------- escalation
+
+
+def perfect(n: int = 200) -> cascade.Predicted:
+    """Half of the requests need the dearer tier, and nothing tells which."""
+    success = np.column_stack((np.arange(n) % 2, np.ones(n))).astype(float)
+    cost = np.tile([1.0, 10.0], (n, 1))
+    loading = Escalation(np.zeros(2))
+    return cascade.Predicted(np.tile([0.5, 0.99], (n, 1)), cost, success, cost, loading)
+
+
+def test_a_cascade_pays_for_every_try_and_succeeds_with_the_answer_it_takes() -> None:
+    success, cost = np.array([[0.0, 1.0, 1.0]]), np.array([[1.0, 10.0, 100.0]])
+    right, paid = cascade.played([(0, 1, 2)], success, cost, cascade.Verifier(0.2, 0.1))
+    # 0 fails and is sent back with .8; 1 is right and is sent back with .1; 2 is taken as it is.
+    assert paid[0] == pytest.approx(1 + 0.8 * (10 + 0.1 * 100))
+    assert right[0] == pytest.approx(0.8 * (0.9 + 0.1))
+    # A verifier that errs can spoil what a single tier had right.
+    spoilt, _ = cascade.played([(1, 0)], success, cost, cascade.Verifier(0.2, 0.1))
+    assert spoilt[0] == pytest.approx(0.9)
+
+
+def test_a_perfect_verifier_reaches_every_success_and_a_useless_one_costs() -> None:
+    found = perfect()
+    plans = cascade.plans_by_value(found)
+    (best, *_) = (
+        one
+        for one in escalation.matched(found, plans, cascade.Verifier(0, 0), 0)
+        if one.success_rate == 1.0
+    )
+    # 1 + 10 / 2 against 10 for the dearer tier always.
+    assert best.cost_usd[cascade.GIVEN] == pytest.approx(6.0)
+    assert best.cost_usd[cascade.CHEAPEST_FIRST] == pytest.approx(6.0)
+    assert best.cost_usd[cascade.ONCE] == pytest.approx(10.0)
+    assert best.ratio[cascade.ONCE][0] == pytest.approx(0.6)
+    assert best.wins == "plan"
+    useless = escalation.matched(found, plans, cascade.Verifier(1.0, 1.0), 0)
+    assert all(one.wins != "plan" for one in useless)
+
+
+def test_a_rate_that_is_not_reached_is_said_not_to_be() -> None:
+    assert escalation.cost_at(np.array([0.5, 0.8]), np.array([1.0, 2.0]), 0.9) == np.inf
+    assert escalation.cost_at(np.array([0.5, 0.8]), np.array([1.0, 2.0]), 0.65) == 1.5
+
+
+def test_a_success_worth_much_is_tried_for_until_it_comes() -> None:
+    found = cascade.net_values(perfect(), cascade.Verifier(0, 0), 100.0)
+    assert found[cascade.GIVEN] == pytest.approx((1.0, 6.0, 94.0))
+    assert found[cascade.ONCE] == pytest.approx((1.0, 10.0, 90.0))
+    assert found["difference"] == (0.0, 0.0)
+
+
+def test_escalation_is_measured_on_every_set(
+    monkeypatch: pytest.MonkeyPatch, table: OutcomeTable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(data, "available_sets", lambda *_: ({"sample": table}, ["x is left out."]))
+    run.main(["--only", "escalation", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"environment", "escalation"}
+    sample_set = found["escalation"]["sets"]["sample"]
+    assert len(sample_set["loading"]) == 3
+    assert len(sample_set["matched"]) == 12
+    assert len(sample_set["worth"]) == 9
+    for one in sample_set["worth"]:
+        success, paid, net = one[cascade.GIVEN]
+        assert net == pytest.approx(one["value_usd"] * success - paid)
 
 
 # ---------------------------------------------------------------------------------------- serving

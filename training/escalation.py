@@ -31,9 +31,8 @@ PENALTY = 2.0
 class FittedEscalation:
     """The estimator, and what it is worth on rows it was not fitted on.
 
-    Log-losses in nats are of each tier's success given which of the *other* tiers failed, over the
-    cells (row, tier) where at least one did; NaN where there is none. ``estimator`` is None where
-    independence predicts no worse.
+    Log-losses in nats are of each tier's success after the failure of another one, over all such
+    pairs; NaN where nothing failed. ``estimator`` is None where independence predicts no worse.
     """
 
     estimator: Escalation | None
@@ -46,8 +45,8 @@ class FittedEscalation:
         if not np.isfinite(self.log_loss):
             return {}
         return {
-            "log_loss_after_failures": self.log_loss,
-            "log_loss_after_failures.independent": self.independent_log_loss,
+            "log_loss_after_failure": self.log_loss,
+            "log_loss_after_failure.independent": self.independent_log_loss,
         }
 
 
@@ -57,18 +56,33 @@ def fit_escalation(p_success: FloatArray, success: FloatArray, fold: IntArray) -
     ``fold`` (n,) divides the rows for the comparison with independence.
     """
     p, s, fold = p_success[:MAX_ROWS], success[:MAX_ROWS], fold[:MAX_ROWS]
-    conditional = p.copy()
+    loading = np.zeros_like(p)
     for number in np.unique(fold):
         out = fold == number
-        conditional[out] = after_failures(p[out], fit_loading(p[~out], s[~out]), 1.0 - s[out])
-    # How much of a failure of other tiers there is; a fractional success is one in part.
-    failures = (1.0 - s).sum(axis=1, keepdims=True) - (1.0 - s)
-    events = failures > 0
-    if not events.any():
-        return FittedEscalation(None, float("nan"), float("nan"))
-    loss, independent = (_log_loss(x, s)[events].mean() for x in (conditional, p))
+        loading[out] = fit_loading(p[~out], s[~out])
+    loss, independent = (loss_after_failure(p, s, x) for x in (loading, np.zeros_like(p)))
+    # NaN where nothing failed, so that there is nothing to know.
     found = Escalation(fit_loading(p, s)) if loss < independent else None
-    return FittedEscalation(found, float(loss), float(independent))
+    return FittedEscalation(found, loss, independent)
+
+
+def loss_after_failure(p_success: FloatArray, success: FloatArray, loading: FloatArray) -> float:
+    """Mean log-loss of each tier's success where one other tier failed; NaN where none did.
+
+    Every pair counts, whatever became of the tiers outside it; ``loading`` is (T,), or (n, T) for
+    loadings of each row's own.
+    """
+    total = weights = 0.0
+    for tier, failure in enumerate((1.0 - success).T):
+        failed = np.zeros_like(p_success)
+        failed[:, tier] = 1.0
+        others = np.delete(np.arange(p_success.shape[1]), tier)
+        p = after_failures(p_success, loading, failed)[:, others].clip(TINY, 1.0 - TINY)
+        s = success[:, others]
+        loss = -(s * np.log(p) + (1.0 - s) * np.log(1.0 - p))
+        total += float(failure @ loss.sum(axis=1))
+        weights += float(failure.sum()) * len(others)
+    return total / weights if weights > 0 else float("nan")
 
 
 def fit_loading(p_success: FloatArray, success: FloatArray) -> FloatArray:
@@ -118,17 +132,13 @@ def after_failures(p_success: FloatArray, loading: FloatArray, failed: FloatArra
     """P(each tier succeeds | the others of ``failed`` failed), (n, T): what serving computes.
 
     ``failed`` (n, T) is 1 where a tier failed; what is not known to have failed says nothing.
+    ``loading`` is (T,), or (n, T) for loadings of each row's own.
     """
     probit = ndtri(np.clip(p_success, TINY, 1.0 - TINY))
-    z = (probit[:, :, None] + loading[:, None] * NODES) / np.sqrt(1.0 - loading**2)[:, None]
+    z = probit[:, :, None] + loading[..., None] * NODES
+    z /= np.sqrt(1.0 - loading**2)[..., None]
     log_fails = failed[:, :, None] * np.log(np.maximum(ndtr(-z), 1e-300))
     others = log_fails.sum(axis=1, keepdims=True) - log_fails
     weight = WEIGHTS * np.exp(others - others.max(axis=2, keepdims=True))
     result: FloatArray = (weight * ndtr(z)).sum(axis=2) / weight.sum(axis=2)
-    return result
-
-
-def _log_loss(p: FloatArray, success: FloatArray) -> FloatArray:
-    p = np.clip(p, TINY, 1.0 - TINY)
-    result: FloatArray = -(success * np.log(p) + (1.0 - success) * np.log(1.0 - p))
     return result
