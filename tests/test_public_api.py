@@ -63,7 +63,8 @@ ARGUMENTS = {
         "evaluate": "router table * confidence n_bootstrap seed on_progress",
     },
     "training.pipeline": {
-        "train": "table out * objective confidence embedder estimator safe_tier seed price_book "
+        "train": "table out * objective confidence embedder estimator safe_tier warm_start seed "
+        "price_book "
         "key name synthetic track on_progress",
         "TrainResult": "manifest folder warnings run",
     },
