@@ -112,7 +112,7 @@ def _languages(options: argparse.Namespace, say: Say) -> Section:
     from benchmarks import languages
     from benchmarks.data import available_sets
 
-    tables, left_out = available_sets(say, options.sets or ["paretobandit"])
+    tables, left_out = available_sets(say, options.sets)
     return languages.measure(tables, left_out, say, seed=options.seed)
 
 

@@ -28,6 +28,7 @@ from router.query_features import NON_LATIN
 from router.text import clip
 
 FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 # Scripts with the upper bytes of their characters in UTF-16; a byte shared by two is one of both.
@@ -51,8 +52,8 @@ _SCRIPT_OF_BYTE = bytes(
 _find_letters = re.compile(f"{NON_LATIN.pattern}+").findall
 _SCRIPT_INDICES = range(len(SCRIPTS))
 
-# Places that words are hashed to, so that the words themselves stay out of the artifact.
-N_PLACES = 4096
+# Most places that words may be hashed to.
+_MAX_PLACES = 2**20
 # Of each piece between spaces the first run of two Latin letters or more is its word.
 _LATIN_WORD = re.compile("[a-zß-öø-ɏḀ-ỿ]{2,}")
 # Remembered pieces, about 5 MB at most.
@@ -78,14 +79,14 @@ def script_shares(text: str) -> list[float]:
     return [min(count(script) / n_read, 1.0) for script in _SCRIPT_INDICES]
 
 
-def word_place(piece: str) -> int | None:
-    """Place 0..N_PLACES-1 of the word in a lower-case piece between spaces; None without one.
+def word_place(piece: str, n_places: int) -> int | None:
+    """Place 0..n_places-1 of the word in a lower-case piece between spaces; None without one.
 
-    >>> word_place("(france?)") == word_place("france"), word_place("x2")
+    >>> word_place("(france?)", 64) == word_place("france", 64), word_place("x2", 64)
     (True, None)
     """
     found = _LATIN_WORD.search(piece)
-    return None if found is None else zlib.crc32(found[0].encode()) % N_PLACES
+    return None if found is None else zlib.crc32(found[0].encode()) % n_places
 
 
 def pieces(text: str) -> list[str]:
@@ -96,13 +97,13 @@ def pieces(text: str) -> list[str]:
 class _Rarities(dict[str, float]):
     """Rarity by piece, found when first asked for; holds a bounded number of them."""
 
-    def __init__(self, rarity: FloatArray) -> None:
+    def __init__(self, rarity: Float32Array) -> None:
         super().__init__()
-        self._rarity: list[float] = rarity.tolist()
+        self._rarity = rarity
 
     def __missing__(self, piece: str) -> float:
-        place = word_place(piece)
-        value = _NO_WORD if place is None else self._rarity[place]
+        place = word_place(piece, len(self._rarity))
+        value = _NO_WORD if place is None else float(self._rarity[place])
         if len(piece) <= _MAX_WORD_CHARACTERS:
             if len(self) >= _MAX_WORDS:
                 self.clear()
@@ -114,12 +115,12 @@ class _Rarities(dict[str, float]):
 class Coverage:
     """What training had of scripts and words, and the most that a query may differ from it.
 
-    ``rarity`` (N_PLACES,) is, above 0, that of the words at each place: 1 + log((1 + n) / (1 + n
-    with such a word)) over n fitting queries. ``max_script_share`` (S,) holds shares 0..1.
-    Safe to share between threads.
+    Words are hashed to P places, so that they stay out of the artifact. ``rarity`` (P,) is, above
+    0, that of the words at each place: 1 + log((1 + n) / (1 + n with such a word)) over n fitting
+    queries. ``max_script_share`` (S,) holds shares 0..1. Safe to share between threads.
     """
 
-    rarity: FloatArray
+    rarity: Float32Array
     max_rarity: float
     max_script_share: FloatArray
     _rarity_of: Callable[[str], float] = field(init=False, repr=False, compare=False)
@@ -158,23 +159,32 @@ class Coverage:
         """From the artifact's arrays; None for one that was made without."""
         if not any(name.startswith("coverage.") for name in arrays):
             return None
-        shapes: dict[str, tuple[int, ...]] = {
-            "rarity": (N_PLACES,),
-            "max_rarity": (),
-            "max_script_share": (len(SCRIPTS),),
-        }
-        found = {name: arrays.get(f"coverage.{name}") for name in shapes}
-        for name, array in found.items():
-            if (
-                array is None
-                or array.dtype != np.float64
-                or array.shape != shapes[name]
-                # NaN is none of it.
-                or not ((array >= 0) & (array < 1e6)).all()
-            ):
-                raise ArtifactError(
-                    f"expected the array coverage.{name} in the artifact, got none that fits: "
-                    "train it again."
-                )
-        rarity, most_rare, share = (array for array in found.values() if array is not None)
-        return cls(rarity, float(most_rare), share)
+        rarity = _checked(arrays, "rarity", None)
+        most_rare = _checked(arrays, "max_rarity", ())
+        share = _checked(arrays, "max_script_share", (len(SCRIPTS),))
+        return cls(
+            rarity.astype(np.float32), float(most_rare), share.astype(np.float64, copy=False)
+        )
+
+
+def _checked(
+    arrays: Mapping[str, npt.NDArray[Any]], name: str, shape: tuple[int, ...] | None
+) -> npt.NDArray[Any]:
+    """An array of amounts of that shape, by default of any number of places."""
+    array = arrays.get(f"coverage.{name}")
+    if (
+        array is None
+        or array.dtype.kind != "f"
+        or (
+            array.ndim != 1 or not 0 < array.size <= _MAX_PLACES
+            if shape is None
+            else array.shape != shape
+        )
+        # NaN is none of it.
+        or not ((array >= 0) & (array < 1e6)).all()
+    ):
+        raise ArtifactError(
+            f"expected the array coverage.{name} in the artifact, got none that fits: "
+            "train it again."
+        )
+    return array

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from router.coverage import N_PLACES, Coverage, pieces, script_shares, word_place
+from router.coverage import Coverage, pieces, script_shares, word_place
 
 FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
+# Places that words are hashed to; with fewer, those of a large vocabulary fill them all.
+N_PLACES = 32_768
+# A word of fewer queries leaves no trace in the artifact.
+MIN_QUERIES = 2
 # A query may hold so many times the share of a script that training had, and this much more: a few
 # letters of another one are names and formulas in a text that can be read otherwise.
 SCRIPT_FACTOR = 2.0
@@ -36,7 +41,7 @@ def coverage_of(queries: Sequence[str], fold: IntArray, share_outside: float) ->
         others = _rarity(total - counts[i], n - int(n_in_fold[i]))
         for row in np.flatnonzero(index == i):
             if places[row]:
-                mean_rarity[row] = others[places[row]].mean()
+                mean_rarity[row] = others[places[row]].mean(dtype=np.float64)
     shares = np.array([script_shares(query) for query in queries])
     return Coverage(
         _rarity(total, n),
@@ -47,11 +52,16 @@ def coverage_of(queries: Sequence[str], fold: IntArray, share_outside: float) ->
 
 
 def _places(query: str) -> list[int]:
-    return [place for place in map(word_place, pieces(query)) if place is not None]
+    return [
+        place
+        for place in (word_place(piece, N_PLACES) for piece in pieces(query))
+        if place is not None
+    ]
 
 
-def _rarity(with_place: FloatArray, n: int) -> FloatArray:
-    rarity: FloatArray = 1.0 + np.log((1.0 + n) / (1.0 + with_place))
+def _rarity(with_place: FloatArray, n: int) -> Float32Array:
+    counted = np.where(with_place >= MIN_QUERIES, with_place, 0.0)
+    rarity: Float32Array = (1.0 + np.log((1.0 + n) / (1.0 + counted))).astype(np.float32)
     return rarity
 
 

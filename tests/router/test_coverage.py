@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from router.coverage import N_PLACES, SCRIPTS, Coverage, script_shares
+from router.coverage import SCRIPTS, Coverage, script_shares
 from router.errors import ArtifactError
 from router.routing import Router
 
+N_PLACES = 4096
 ENGLISH = [
     "What is the capital of Australia?",
     "Please summarise the text below in three short sentences.",
@@ -31,7 +32,9 @@ ACCENTED = {
 
 def covering(max_script_share: float = 0.05, max_rarity: float = 100.0) -> Coverage:
     """Limits without training; by default no word is too rare."""
-    return Coverage(np.full(N_PLACES, 2.0), max_rarity, np.full(len(SCRIPTS), max_script_share))
+    return Coverage(
+        np.full(N_PLACES, 2.0, np.float32), max_rarity, np.full(len(SCRIPTS), max_script_share)
+    )
 
 
 @given(st.text(st.characters()))
@@ -98,14 +101,14 @@ def test_text_without_words_is_not_excluded() -> None:
 
 
 def test_rarity_is_the_mean_over_the_words_whatever_stands_around_them() -> None:
-    made = Coverage(np.arange(1.0, N_PLACES + 1), 1e5, np.ones(len(SCRIPTS)))
+    made = Coverage(np.arange(1, N_PLACES + 1, dtype=np.float32), 1e5, np.ones(len(SCRIPTS)))
     apple, pear = made.mean_rarity("apple"), made.mean_rarity("pear")
     assert apple != pear
     assert made.mean_rarity('(Apple), 12 x "PEAR"! 今日') == (apple + pear) / 2
 
 
 def test_what_is_remembered_is_bounded_and_of_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Coverage(np.arange(1.0, N_PLACES + 1), 1e5, np.ones(len(SCRIPTS)))
+    made = Coverage(np.arange(1, N_PLACES + 1, dtype=np.float32), 1e5, np.ones(len(SCRIPTS)))
     texts = [f"word{chr(97 + i)} other{chr(97 + i)}" for i in range(20)]
     expected = [made.mean_rarity(text) for text in texts]
     monkeypatch.setattr("router.coverage._MAX_WORDS", 3)
@@ -120,6 +123,9 @@ def test_coverage_survives_its_arrays_and_older_artifacts_have_none() -> None:
     assert again is not None
     for name, array in made.to_arrays().items():
         np.testing.assert_array_equal(array, again.to_arrays()[name])
+    # Other numbers of places, and wider numbers, are as good.
+    wide = {**made.to_arrays(), "coverage.rarity": np.full(7, 2.0)}
+    assert Coverage.from_arrays(wide) is not None
     assert Coverage.from_arrays({"references": np.zeros((1, 2))}) is None
 
 
@@ -129,7 +135,7 @@ def test_arrays_that_do_not_fit_are_refused(name: str) -> None:
     key = f"coverage.{name}"
     good = arrays[key]
     without = {other: array for other, array in arrays.items() if other != key}
-    wrong = [good.astype(np.float32), good[..., None], good * np.nan, good - 1e7, good + 1e7]
+    wrong = [good.astype(np.int64), good[..., None], good * np.nan, good - 1e7, good + 1e7]
     for broken in (without, *({**arrays, key: array} for array in wrong)):
         with pytest.raises(ArtifactError, match=key):
             Coverage.from_arrays(broken)

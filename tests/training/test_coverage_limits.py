@@ -67,3 +67,10 @@ def test_queries_without_a_word_and_few_queries_have_limits_too() -> None:
     assert made.max_rarity == 0.0
     assert not made.excludes("4 + 4")
     assert made.excludes("word")
+
+
+def test_a_word_of_one_query_alone_leaves_no_trace() -> None:
+    english = texts(300, 1)
+    secret = [*english[:-1], f"{english[-1]} Zyxwvu"]
+    before, after = (coverage_of(queries, folds(300), SHARE) for queries in (english, secret))
+    np.testing.assert_array_equal(before.rarity, after.rarity)
