@@ -1,7 +1,7 @@
 """Router: load an artifact once, then ask it where each query should go.
 
 >>> from router import Router
->>> decision = Router.load().route("Translate to French: good morning")
+>>> decision = Router.load().route("What is 2 + 2?")
 >>> decision.tier in decision.p_success, decision.reason
 (True, 'policy')
 """
