@@ -131,7 +131,7 @@ def test_a_training_table_is_in_the_languages_named_and_in_no_other() -> None:
 def measured() -> Section:
     real = {"made up": languages.training_table(make_world(), ("English",), 300, 9)}
     real["made up"].split[:60] = "test"
-    return languages.measure(real, ["x is left out."], quiet, n_train=500, n_test=80, n_worlds=1)
+    return languages.measure(real, ["x is left out."], quiet, n_train=1_200, n_test=80, n_worlds=1)
 
 
 def test_rows_hold_together(measured: Section) -> None:
