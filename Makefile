@@ -40,7 +40,7 @@ lint: $(VENV)/.test-stamp  ## ruff and mypy
 	@$(PY) -m ruff format --check --quiet . || { echo "make: run $(PY) -m ruff format . first." >&2; exit 1; }
 	@$(PY) -m mypy --no-error-summary
 
-bench: $(VENV)/.demo-stamp  ## measure latency, throughput, cold start
+bench: $(VENV)/.demo-stamp  ## measure speed, and what decisions are worth beside their rivals'
 	@$(PY) -m benchmarks.run
 
 clean:  ## remove .venv, builds and caches (not mlflow.db, nor artifacts)

@@ -124,7 +124,7 @@ def budget_table(title: str, budgets: Sequence[Budget], notes: tuple[str, ...] =
 
 def busy() -> tuple[str, ...]:
     """A sentence where more runs on this machine than it has cores for; else nothing."""
-    load, cores = _load(), _cores()
+    load, cores = _load(), available_cores()
     if load is None or load <= cores:
         return ()
     sentence = (
@@ -138,7 +138,8 @@ def environment() -> dict[str, str]:
     """Machine, versions and time; nothing that names a host, a user or a folder."""
     found = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_processor()}, {_cores()} cores, {platform.system()} {platform.machine()}",
+        "machine": f"{_processor()}, {available_cores()} cores, "
+        f"{platform.system()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "cps-router": router.__version__,
     }
@@ -160,7 +161,8 @@ def _load() -> float | None:
         return None
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Cores that this process may run on."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -64,7 +64,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--folds",
         action="store_true",
-        help="nested folds over all rows of each set instead of the pipeline's split (slow)",
+        help="only nested folds over all rows of each set, with rivals (some 10 minutes)",
     )
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of fits (default 0)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write Markdown to this file")
@@ -76,6 +76,7 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     # Imported here, so that --help needs no scikit-learn.
     from benchmarks import escalation, folds, quality, serving
     from benchmarks.data import available_sets, real_queries
+    from benchmarks.results import available_cores
     from router.embedding import load_embedder
 
     sections = []
@@ -93,13 +94,15 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
         f"({e.dimension} wide)"
         for name, e in loaded.items()
     }
-    if options.folds:
-        embedders = {labels[name]: embedder for name, embedder in loaded.items()}
-        sections.append(folds.measure(tables, embedders, say))
-        return sections
-    if options.only in (None, "quality"):
+    if options.only in (None, "quality") and not options.folds:
         names = {label: name for name, label in labels.items()}
         sections.append(quality.measure(tables, left_out, names, say, seed=options.seed))
+    if options.only is None or options.folds:
+        embedders = {labels[name]: embedder for name, embedder in loaded.items()}
+        workers = available_cores()
+        sections.append(folds.measure(tables, embedders, left_out, say, workers=workers))
+    if options.folds:
+        return sections
     if options.only in (None, "escalation"):
         found = escalation.measure(tables, left_out, loaded["static"], say, seed=options.seed)
         sections.append(found)

@@ -16,10 +16,12 @@ from benchmarks import (
     checks,
     data,
     escalation,
+    fold_tables,
     folds,
     process,
     quality,
     results,
+    rivals,
     run,
     serving,
 )
@@ -303,30 +305,61 @@ def test_folds_know_the_task_where_the_text_or_the_name_says_it() -> None:
         n_folds=2,
         seeds=(0,),
     )
-    assert set(found) == {"knn", MEAN_COST, COST_FROM_TEXT}
-    for scores in found.values():
+    assert set(found) == {"knn", MEAN_COST, COST_FROM_TEXT, *folds.RIVALS}
+    knows = set(found) - {rivals.KEYWORD, rivals.RANDOM_MIX, rivals.WIN_RATE}
+    for router, scores in found.items():
         assert len(scores) == 2
-        assert all(score.mean_mix_ratio < 0.8 for score in scores)
+        if router in knows:
+            assert all(score.mean_mix_ratio < 0.8 for score in scores), router
+    assert [score.mean_mix_ratio for score in found[rivals.RANDOM_MIX]] == [1.0, 1.0]
 
 
 def test_folds_hold_out_whole_texts_once_a_seed() -> None:
     hashes = np.repeat(np.arange(50, dtype=np.uint64), 2)
     seen: dict[int, npt.NDArray[np.int64]] = {}
-    for seed, _, held_out in folds._folds(hashes, 4, (0, 1)):
+    for seed, held_out in folds._folds(hashes, 4, (0, 1)):
         seen[seed] = seen.get(seed, np.zeros(100, np.int64)) + held_out
         assert (held_out[::2] == held_out[1::2]).all()
     assert {seed: set(counts.tolist()) for seed, counts in seen.items()} == {0: {1}, 1: {1}}
 
 
-def test_the_fold_tables_show_mean_and_spread() -> None:
-    def scores(*ratios: float) -> list[folds.Score]:
-        return [folds.Score(ratio, [0.5, 0.75]) for ratio in ratios]
+def test_the_fold_tables_show_mean_spread_and_difference() -> None:
+    def scores(*ratios: float) -> list[fold_tables.Score]:
+        floors = np.full(fold_tables.N_FLOORS, 0.9)
+        return [
+            fold_tables.Score(ratio, [0.5, 0.75], floors, ours, setting="k = 5")
+            for ratio, ours in zip(ratios, (0.6, 0.6), strict=True)
+        ]
 
-    found = {"set": {"knn": scores(0.5, 0.7), COST_FROM_TEXT: scores(0.6, 0.6)}}
-    text = folds._ratio_table("static", found, 2, (0,)).text()
-    assert "0.600 (0.141)" in text
-    assert "+0.000 (0.141)" in text
-    assert "0.500 0.750" in folds._auc_table("static", found).text()
+    found = {"set": {"ridge": scores(0.6, 0.6), rivals.KNN: scores(0.5, 0.9)}}
+    text = "\n".join(
+        table.text() for table in fold_tables.tables("static", found, "ridge", 2, (0,))
+    )
+    assert "0.700 (0.283)" in text
+    assert "+0.100 (0.200)" in text
+    assert "-0.100 (0.000) at 10%" in text
+    assert "0.500 0.750" in text
+    assert "k = 5 (2)" in text
+    json.dumps(run._finite(fold_tables.to_dict(found["set"][rivals.KNN])), allow_nan=False)
+
+
+def test_the_nested_tables_are_of_every_router_and_say_what_is_left_out() -> None:
+    table = by_task(90)
+    section = folds.measure(
+        {"by task": table},
+        {"static": load_embedder("static")},
+        ["x is left out."],
+        quiet,
+        families=("ridge",),
+        n_folds=2,
+        seeds=(0,),
+    )
+    assert section.name == "Nested folds"
+    ratios = section.tables[0]
+    assert ratios.rows[0][0] == "ridge"
+    assert ratios.rows[0][2] == ""  # no difference from itself
+    assert section.tables[-1].rows == [("x is left out.",)]
+    json.dumps(run._finite(section.data), allow_nan=False)
 
 
 # ---------------------------------------------------------------------------- results and command
