@@ -431,6 +431,28 @@ def test_the_command_prints_json_and_writes_markdown(
     assert "x is left out." in markdown
 
 
+def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def part(name: str) -> Callable[..., Section]:
+        return lambda *_, **__: Section(name, [], {"here": True})
+
+    monkeypatch.setattr(data, "available_sets", lambda *_: ({}, []))
+    monkeypatch.setattr(data, "real_queries", lambda *_: (QUERIES, "tests"))
+    for module, name in ((serving, "Serving"), (quality, "Quality"), (folds, "Nested folds")):
+        monkeypatch.setattr(module, "measure", part(name))
+    monkeypatch.setattr(escalation, "measure", part("Escalation"))
+    monkeypatch.setattr(run, "_languages", part("Languages"))
+
+    def parts(*arguments: str) -> list[str]:
+        run.main([*arguments, "--json"])
+        return [name for name in json.loads(capsys.readouterr().out) if name != "environment"]
+
+    assert parts() == ["serving", "quality", "nested folds", "escalation", "languages"]
+    assert parts("--folds") == ["nested folds"]
+    assert parts("--only", "quality") == ["quality"]
+
+
 def test_a_set_nobody_knows_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run.main(["--only", "quality", "--set", "nonsense"])

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks import rivals
+from benchmarks import folds, rivals
 from benchmarks.fold_tables import N_FLOORS, Score, worst_floor
 from benchmarks.rivals import Held, Known
 from router.policy import choose
@@ -106,20 +106,34 @@ def test_a_tier_that_always_succeeds_and_one_that_is_free_are_no_trouble() -> No
     assert (cost[:, 0] == 0.0).all() and np.isfinite(cost).all()
 
 
-def by_words(queries: list[str]) -> OutcomeTable:
-    success = [[("analyze" in q and "compare" in q) or t > 0 for t in range(3)] for q in queries]
-    return OutcomeTable.from_arrays(
-        synthetic_tiers(), queries, np.array(success, float), np.tile(COST, (len(queries), 1))
-    )
-
-
 def test_the_keyword_heuristic_is_one_point_with_thresholds_of_the_training_rows() -> None:
-    rows = by_words([f"classify or analyze number {i}" for i in range(20)])
+    queries = [f"{word} number {i}" for i in range(30) for word in ("classify", "compare")]
+    easy = np.array([query.startswith("classify") for query in queries])
+    success = np.column_stack([easy, easy, np.ones(60)]).astype(float)
+    rows = OutcomeTable.from_arrays(synthetic_tiers(), queries, success, np.tile(COST, (60, 1)))
     point = rivals.keyword(rows, rows)
-    assert point.setting.startswith("high >= ")
-    # Any of its thresholds buys the middle tier at the least: as dear as the mix that needs it.
-    assert point.train_success in (0.0, 1.0)
-    assert point.ratio == pytest.approx(1.0)
+    # One term is enough here, of either kind; its own thresholds want two to call a query hard.
+    assert point.setting == "high >= 1, low >= 1, under 50 words"
+    assert point.train_success == 1.0
+    assert point.ratio == pytest.approx((1 + 16) / 2 / 16)
+
+
+def test_the_ratio_at_a_floor_is_of_the_least_lambda_that_reaches_it() -> None:
+    (train, _), (held, _) = three_kinds(240), three_kinds(120, seed=1)
+
+    def table(known: Known) -> OutcomeTable:
+        queries = [f"query {i}" for i in range(len(known.success))]
+        return OutcomeTable.from_arrays(synthetic_tiers(), queries, known.success, known.cost_usd)
+
+    fold = np.arange(240) % 4
+    outer = folds.Outer(table(train), train.vectors, fold, table(held), held.vectors, 0)
+    truth = Held(train.success, train.cost_usd, held.success, held.cost_usd)
+    blind = Held(
+        *(np.full_like(values, 0.5) for values in (train.success, train.cost_usd)),
+        *(np.full_like(values, 0.5) for values in (held.success, held.cost_usd)),
+    )
+    assert folds.ratio_at_floor(truth, outer, 0.9) < 0.7
+    assert folds.ratio_at_floor(blind, outer, 0.9) == pytest.approx(1.0)
 
 
 def test_the_worst_floor_is_where_the_mean_ratio_is_greatest() -> None:
