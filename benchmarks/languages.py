@@ -259,11 +259,11 @@ def readings(
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which texts (n,) are too far from the references, and which in unknown scripts or words."""
     predictor = router.predictor
-    similarity = predictor.embedder.embed(texts) @ predictor.references.T
+    nearest = (predictor.embedder.embed(texts) @ predictor.references.T).max(axis=1)
     assert predictor.coverage is not None
     return (
-        similarity.max(axis=1) < predictor.min_similarity,
-        predictor.coverage.excludes_many(texts),
+        nearest < predictor.min_similarity,
+        predictor.coverage.excludes_many(texts, nearest.tolist()),
     )
 
 

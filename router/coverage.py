@@ -60,6 +60,8 @@ _LATIN_WORD = re.compile("[a-zß-öø-ɏḀ-ỿ]{2,}")
 _MAX_WORDS = 32_768
 _MAX_WORD_CHARACTERS = 32
 _NO_WORD = 0.0
+# No cosine similarity reaches it.
+ALWAYS_STRANGE = 2.0
 
 
 def script_shares(text: str) -> list[float]:
@@ -117,12 +119,15 @@ class Coverage:
 
     Words are hashed to P places, so that they stay out of the artifact. ``rarity`` (P,) is, above
     0, that of the words at each place: 1 + log((1 + n) / (1 + n with such a word)) over n fitting
-    queries. ``max_script_share`` (S,) holds shares 0..1. Safe to share between threads.
+    queries. ``max_script_share`` (S,) holds shares 0..1. Rare words say nothing of a query whose
+    cosine similarity to a reference reaches ``familiar_similarity``: a list of rare words is one of
+    many such lists. Safe to share between threads.
     """
 
     rarity: Float32Array
     max_rarity: float
     max_script_share: FloatArray
+    familiar_similarity: float = ALWAYS_STRANGE
     _rarity_of: Callable[[str], float] = field(init=False, repr=False, compare=False)
     _most: list[float] = field(init=False, repr=False, compare=False)
 
@@ -136,15 +141,18 @@ class Coverage:
         n_words = len(found) - found.count(_NO_WORD)
         return sum(found) / n_words if n_words else 0.0
 
-    def excludes(self, text: str) -> bool:
-        """Whether a text is written in what training had not."""
-        if self.mean_rarity(text) > self.max_rarity:
+    def excludes(self, text: str, similarity: float = -1.0) -> bool:
+        """Whether a text is written in what training had not.
+
+        ``similarity`` is that to its nearest reference.
+        """
+        if similarity < self.familiar_similarity and self.mean_rarity(text) > self.max_rarity:
             return True
         return not text.isascii() and any(map(gt, script_shares(text), self._most))
 
-    def excludes_many(self, texts: Iterable[str]) -> BoolArray:
+    def excludes_many(self, texts: Iterable[str], similarity: Iterable[float]) -> BoolArray:
         """The same of many texts, (n,)."""
-        return np.array(list(map(self.excludes, texts)), np.bool_)
+        return np.array(list(map(self.excludes, texts, similarity)), np.bool_)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays by name for the artifact."""
@@ -152,6 +160,7 @@ class Coverage:
             "coverage.rarity": self.rarity,
             "coverage.max_rarity": np.array(self.max_rarity),
             "coverage.max_script_share": self.max_script_share,
+            "coverage.familiar_similarity": np.array(self.familiar_similarity),
         }
 
     @classmethod
@@ -162,8 +171,14 @@ class Coverage:
         rarity = _checked(arrays, "rarity", None)
         most_rare = _checked(arrays, "max_rarity", ())
         share = _checked(arrays, "max_script_share", (len(SCRIPTS),))
+        familiar = ALWAYS_STRANGE
+        if "coverage.familiar_similarity" in arrays:
+            familiar = float(_checked(arrays, "familiar_similarity", ()))
         return cls(
-            rarity.astype(np.float32), float(most_rare), share.astype(np.float64, copy=False)
+            rarity.astype(np.float32),
+            float(most_rare),
+            share.astype(np.float64, copy=False),
+            familiar,
         )
 
 

@@ -52,9 +52,10 @@ class Predictor:
         nearness = self.references.dot(embedding)
         x, similarity = self.input_map.one(query, embedding, nearness), nearness[None]
         p, cost = self.success.predict(x, similarity), self.cost.predict(x)
-        unknown = bool(similarity.max() < self.min_similarity)
+        nearest = float(similarity.max())
+        unknown = nearest < self.min_similarity
         if not unknown and self.coverage is not None:
-            unknown = self.coverage.excludes(query)
+            unknown = self.coverage.excludes(query, nearest)
         return p[0].tolist(), cost[0].tolist(), unknown
 
     def predict(self, queries: Sequence[str]) -> Predictions:
@@ -74,9 +75,10 @@ class Predictor:
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         similarity = embeddings @ self.references.T
         x = self.input_map.many(queries, embeddings, similarity)
-        unknown = similarity.max(axis=1, initial=-1.0) < self.min_similarity
+        nearest = similarity.max(axis=1, initial=-1.0)
+        unknown = nearest < self.min_similarity
         if self.coverage is not None:
-            unknown |= self.coverage.excludes_many(queries)
+            unknown |= self.coverage.excludes_many(queries, nearest.tolist())
         return self.success.predict(x, similarity), self.cost.predict(x), unknown
 
     def inputs(self, queries: Sequence[str], embeddings: Float32Array) -> FloatArray:

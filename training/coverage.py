@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from router.coverage import Coverage, pieces, script_shares, word_place
+from router.coverage import ALWAYS_STRANGE, Coverage, pieces, script_shares, word_place
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
@@ -21,13 +22,22 @@ MIN_QUERIES = 2
 # letters of another one are names and formulas in a text that can be read otherwise.
 SCRIPT_FACTOR = 2.0
 SCRIPT_MARGIN = 0.05
+# Rare words count where a query is less similar to the references than all but this share of the
+# training queries.
+STRANGE_SHARE = 0.10
 
 
-def coverage_of(queries: Sequence[str], fold: IntArray, share_outside: float) -> Coverage:
+def coverage_of(
+    queries: Sequence[str],
+    fold: IntArray,
+    share_outside: float,
+    similarity: npt.NDArray[np.floating[Any]] | None = None,
+) -> Coverage:
     """Limits that about ``share_outside`` of queries like these (n) exceed, for each reading.
 
     Words of each fold (n,) are looked up among those of the other folds, as words of new queries
-    will be; copies of a text are expected in one fold.
+    will be; copies of a text are expected in one fold. ``similarity`` (n,) is how near each query
+    comes to the references of the other folds; without it rare words always count.
     """
     places = [_places(query) for query in queries]
     folds, index = np.unique(fold, return_inverse=True)
@@ -48,6 +58,7 @@ def coverage_of(queries: Sequence[str], fold: IntArray, share_outside: float) ->
         _limit(mean_rarity, share_outside),
         SCRIPT_FACTOR * np.array([_limit(share, share_outside) for share in shares.T])
         + SCRIPT_MARGIN,
+        ALWAYS_STRANGE if similarity is None else float(np.quantile(similarity, STRANGE_SHARE)),
     )
 
 

@@ -74,17 +74,21 @@ class References:
             },
         )
 
-    def min_similarity(self, data: Inputs, share_outside: float) -> float:
-        """Cosine similarity below which a query is out of distribution.
-
-        The quantile ``share_outside`` of how near each training query comes to the references of
-        the other folds, so that about that share of like traffic is flagged.
-        """
+    def similarity(self, data: Inputs) -> FloatArray:
+        """How near each training query (n,) comes to the references of the other folds."""
         nearest = np.empty(len(data.embedding))
         for fold, others in self.without_fold.items():
             held_out = data.fold == fold
             nearest[held_out] = (data.embedding[held_out] @ others.T).max(axis=1)
-        return float(np.quantile(nearest, share_outside))
+        return nearest
+
+    def min_similarity(self, data: Inputs, share_outside: float) -> float:
+        """Cosine similarity below which a query is out of distribution.
+
+        The quantile ``share_outside`` of ``similarity``, so that about that share of like traffic
+        is flagged.
+        """
+        return float(np.quantile(self.similarity(data), share_outside))
 
 
 def neighbours(

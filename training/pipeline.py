@@ -174,7 +174,7 @@ def train(
         costs.estimator,
         refs.all,
         refs.min_similarity(data, SHARE_OUTSIDE / 2),
-        coverage_of(fitting.query.tolist(), data.fold, SHARE_OUTSIDE / 2),
+        coverage_of(fitting.query.tolist(), data.fold, SHARE_OUTSIDE / 2, refs.similarity(data)),
     )
 
     # Choose the policy on rows that nothing above has seen.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_shares_and_rarity_are_numbers_for_every_text(text: str) -> None:
     assert all(0 <= share <= 1 for share in shares)
     made = covering()
     assert made.mean_rarity(text) in (0.0, 2.0)
-    assert made.excludes_many([text, text]).tolist() == [made.excludes(text)] * 2
+    assert made.excludes_many([text, text], repeat(-1.0)).tolist() == [made.excludes(text)] * 2
 
 
 @pytest.mark.parametrize(
@@ -82,9 +83,12 @@ def test_latin_letters_accents_and_signs_are_no_other_script(text: str) -> None:
 
 def test_text_in_another_script_is_excluded_whole_or_in_part() -> None:
     made = covering()
-    assert made.excludes_many([JAPANESE, MIXED, *ENGLISH]).tolist() == [True] * 2 + [False] * 3
+    assert (
+        made.excludes_many([JAPANESE, MIXED, *ENGLISH], repeat(-1.0)).tolist()
+        == [True] * 2 + [False] * 3
+    )
     covered = replace(made, max_script_share=np.ones(len(SCRIPTS)))
-    assert not covered.excludes_many([JAPANESE, MIXED]).any()
+    assert not covered.excludes_many([JAPANESE, MIXED], repeat(-1.0)).any()
 
 
 def test_one_script_does_not_cover_another() -> None:
@@ -96,7 +100,7 @@ def test_one_script_does_not_cover_another() -> None:
 
 def test_text_without_words_is_not_excluded() -> None:
     made = covering(max_rarity=0.5)
-    assert not made.excludes_many(["", " \n\t", "12 + 30 = x", "🙂"]).any()
+    assert not made.excludes_many(["", " \n\t", "12 + 30 = x", "🙂"], repeat(-1.0)).any()
     assert made.excludes("word")
 
 
@@ -153,3 +157,19 @@ def test_every_way_to_ask_a_router_gives_the_same_answer(small_artifact: Path) -
     assert unknown[3]
     assert unknown[4]
     assert one[3].tier == one[4].tier == router.tiers[router.safe_tier].name
+
+
+def test_rare_words_are_no_sign_in_a_query_of_a_familiar_kind() -> None:
+    text = "Sort these words: zyxwv utsrq ponml kjihg"
+    strange = replace(covering(max_rarity=0.5), rarity=np.full(N_PLACES, 9.0, np.float32))
+    assert strange.excludes(text, 0.99)
+    familiar = replace(strange, familiar_similarity=0.7)
+    assert familiar.excludes(text, 0.69) and not familiar.excludes(text, 0.7)
+    # Scripts count all the same: nothing near it was written in them.
+    assert familiar.excludes(JAPANESE, 0.99)
+    again = Coverage.from_arrays(familiar.to_arrays())
+    assert again is not None and again.familiar_similarity == 0.7
+    older = familiar.to_arrays()
+    del older["coverage.familiar_similarity"]
+    made_before = Coverage.from_arrays(older)
+    assert made_before is not None and made_before.excludes(text, 0.99)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import numpy as np
 import pytest
 
 from router.coverage import SCRIPTS
-from training.coverage import SCRIPT_MARGIN, coverage_of
+from training.coverage import SCRIPT_MARGIN, STRANGE_SHARE, coverage_of
 from training.synthetic_queries import write_queries
 
 SHARE = 0.0005
@@ -50,15 +52,15 @@ def test_one_odd_query_of_many_covers_nothing() -> None:
 def test_another_language_in_latin_letters_is_outside_unless_training_had_it() -> None:
     spanish = texts(400, 9, spanish_share=1.0)
     english_only = coverage_of(texts(600, 1), folds(600), SHARE)
-    assert english_only.excludes_many(spanish).mean() > 0.95
+    assert english_only.excludes_many(spanish, repeat(-1.0)).mean() > 0.95
     both = coverage_of(texts(600, 1, spanish_share=0.3), folds(600), SHARE)
-    assert both.excludes_many(spanish).mean() < 0.01
+    assert both.excludes_many(spanish, repeat(-1.0)).mean() < 0.01
 
 
 @pytest.mark.parametrize("spanish_share", [0.0, 0.3])
 def test_about_the_asked_share_of_like_queries_is_outside(spanish_share: float) -> None:
     made = coverage_of(texts(1_000, 1, spanish_share), folds(1_000), 0.01)
-    flagged = made.excludes_many(texts(4_000, 2, spanish_share)).mean()
+    flagged = made.excludes_many(texts(4_000, 2, spanish_share), repeat(-1.0)).mean()
     assert 0.003 < flagged < 0.02
 
 
@@ -74,3 +76,9 @@ def test_a_word_of_one_query_alone_leaves_no_trace() -> None:
     secret = [*english[:-1], f"{english[-1]} Zyxwvu"]
     before, after = (coverage_of(queries, folds(300), SHARE) for queries in (english, secret))
     np.testing.assert_array_equal(before.rarity, after.rarity)
+
+
+def test_a_query_like_most_of_training_is_familiar() -> None:
+    similarity = np.linspace(0.5, 1.0, 300)
+    made = coverage_of(texts(300, 1), folds(300), SHARE, similarity)
+    assert made.familiar_similarity == pytest.approx(np.quantile(similarity, STRANGE_SHARE))
