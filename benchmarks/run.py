@@ -19,11 +19,11 @@ from benchmarks.results import Say, Section, as_markdown, as_text, environment, 
 from router.errors import CpsRouterError
 
 DEFAULT_SEED = 0
-PARTS = ("serving", "quality", "escalation", "languages")
+PARTS = ("serving", "quality", "samples", "escalation", "languages")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure serving, quality, escalation and languages, and print what was found."""
+    """Measure serving, quality, sample efficiency, escalation and languages; print the tables."""
     options = _parse(arguments)
     started = time.perf_counter()
     facts = environment()
@@ -74,7 +74,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     # Imported here, so that --help needs no scikit-learn.
-    from benchmarks import escalation, folds, quality, serving
+    from benchmarks import escalation, folds, quality, samples, serving
     from benchmarks.data import available_sets, real_queries
     from benchmarks.results import available_cores
     from router.embedding import load_embedder
@@ -103,6 +103,8 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
         sections.append(folds.measure(tables, embedders, left_out, say, workers=workers))
     if options.folds:
         return sections
+    if options.only == "samples" or (options.only is None and samples.SETS_OF_PRIORS & set(tables)):
+        sections.append(samples.measure(tables, loaded["static"], say))
     if options.only in (None, "escalation"):
         found = escalation.measure(tables, left_out, loaded["static"], say, seed=options.seed)
         sections.append(found)

@@ -23,12 +23,13 @@ from benchmarks import (
     results,
     rivals,
     run,
+    samples,
     serving,
 )
 from benchmarks.results import Budget, Section, Table, as_markdown, as_text, environment
 from benchmarks.told import COST_FROM_TEXT, MEAN_COST, auc_per_tier, task_means
 from router.embedding import default_embedder_folder, load_embedder, static_files
-from router.errors import DatasetError
+from router.errors import DatasetError, InputError
 from router.escalation import Escalation
 from router.routing import Router
 from training.fit import FAMILIES
@@ -458,3 +459,21 @@ def test_a_set_nobody_knows_is_one_sentence(capsys: pytest.CaptureFixture[str]) 
         run.main(["--only", "quality", "--set", "nonsense"])
     assert stopped.value.code == 2
     assert "no data set 'nonsense'" in capsys.readouterr().err
+
+
+def test_sample_efficiency_is_paired_and_its_prior_is_of_other_sets() -> None:
+    tables = {
+        "mmlu_pro": sample(make_world(), 260, seed=1).table,
+        "zeroeval": sample(make_world(), 240, seed=2).table,
+        "paretobandit": sample(make_world(), 220, seed=3).table,
+    }
+    found = samples.measure(tables, load_embedder("static"), quiet, {40: 2, 10_000: 2})
+    assert set(found.data) == set(tables)
+    for numbers in found.data.values():
+        assert list(numbers) == ["40"] and len(numbers["40"]) == 2
+        for draw in numbers["40"]:
+            assert draw["cold"] > 0 and draw["warm"] > 0 and draw["cold"] != draw["warm"]
+    notes = " ".join(note for table in found.tables for note in table.notes)
+    assert "prior from mmlu_pro and zeroeval" in notes and "prior from zeroeval;" in notes
+    with pytest.raises(InputError, match="set CPS_ROUTER_DATA"):
+        samples.measure({"paretobandit": tables["paretobandit"]}, load_embedder("static"), quiet)
