@@ -239,6 +239,11 @@ class MeanMixRatio:
     success_values_usd: FloatArray
     ratios: FloatArray
 
+    @property
+    def median(self) -> float:
+        """Of the ratios: what one floor near a kink does not move."""
+        return float(np.median(self.ratios))
+
 
 def mean_mix_ratio(
     train: tuple[FloatArray, FloatArray, FloatArray],

@@ -131,7 +131,12 @@ def report_text(report: Report) -> str:
         + (f" ({'; '.join(notes)})" if notes else "")
     )
     if report.mean_mix_ratio is not None:
-        lines.append(f"mean mix ratio over 20 floors: {report.mean_mix_ratio.mean:.3f}")
+        # One floor near a kink can outweigh the others in the mean.
+        found = report.mean_mix_ratio
+        lines.append(
+            f"mean mix ratio over {len(found.floors)} floors: {found.mean:.3f}, "
+            f"median {found.median:.3f}"
+        )
     errors = ", ".join(f"{name} {t.calibration_error:.3f}" for name, t in report.tiers.items())
     lines.append(f"AIQ {report.aiq:.4f}; calibration error of P(success): {errors}")
     ratios = ", ".join(
