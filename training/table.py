@@ -203,7 +203,9 @@ class OutcomeTable:
             raise InputError("expected a success for every observed cell, got NaN: correct one.")
         for values in matrices.values():
             values[~seen] = np.nan
-        others = np.array([()] * shape[0] if other_success is None else other_success, np.float64)
+        if other_success is None:
+            other_success = np.empty((shape[0], 0))
+        others = np.array(other_success, np.float64)
         if others.ndim != 2 or len(others) != shape[0]:
             raise InputError(
                 f"expected other_success of shape ({shape[0]}, M) (requests, models), got "
