@@ -82,9 +82,10 @@ class WordGrams:
 
     def vector(self, text: str) -> FloatArray:
         """The vector (``N_GRAMS``,) of one text."""
-        hashes = gram_hashes(text, self._hash_of)
+        # As whole-word integers, which index several times as fast.
+        at = (gram_hashes(text, self._hash_of) & _PLACE_AND_SIGN).astype(np.intp)
         out = np.zeros(N_GRAMS)
-        out[hashes & _PLACE] = self._signed[hashes & _PLACE_AND_SIGN]
+        out[at & (N_GRAMS - 1)] = self._signed.take(at)
         square = float(out.dot(out))
         if square > 0.0:
             out *= 1.0 / math.sqrt(square)
@@ -100,7 +101,8 @@ class WordGrams:
         pairs = _pairs(hashes)[inside]
         out = np.zeros((len(words), N_GRAMS))
         for at, found in ((row, hashes), (row[1:][inside], pairs)):
-            out[at, found & _PLACE] = self._signed[found & _PLACE_AND_SIGN]
+            place = (found & _PLACE_AND_SIGN).astype(np.intp)
+            out[at, place & (N_GRAMS - 1)] = self._signed.take(place)
         length = np.sqrt(np.einsum("ij,ij->i", out, out))
         out /= np.where(length > 0, length, 1.0)[:, None]
         return out
