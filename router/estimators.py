@@ -332,11 +332,16 @@ class CostEstimator:
     input_usd_per_mtok: FloatArray
     output_usd_per_mtok: FloatArray
     by_tokens: npt.NDArray[np.bool_] = field(init=False)
+    # Asked for every query, and each reduction costs as much as a product.
+    _some_by_tokens: bool = field(init=False, repr=False)
+    _all_by_tokens: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         priced = np.isfinite(self.input_usd_per_mtok) & np.isfinite(self.output_usd_per_mtok)
         by_tokens = priced & self.input_tokens.fitted & self.output_tokens.fitted
         object.__setattr__(self, "by_tokens", by_tokens)
+        object.__setattr__(self, "_some_by_tokens", bool(by_tokens.any()))
+        object.__setattr__(self, "_all_by_tokens", bool(by_tokens.all()))
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -345,11 +350,12 @@ class CostEstimator:
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Expected dollars (n, T) from inputs (n, D)."""
-        by_tokens = self.by_tokens
-        if not by_tokens.any():
+        if not self._some_by_tokens:
             return self.usd.predict(x)
         tokens = self.dollars(self.input_tokens.predict(x), self.output_tokens.predict(x))
-        return tokens if by_tokens.all() else np.where(by_tokens, tokens, self.usd.predict(x))
+        if self._all_by_tokens:
+            return tokens
+        return np.where(self.by_tokens, tokens, self.usd.predict(x))
 
     def dollars(self, input_tokens: FloatArray, output_tokens: FloatArray) -> FloatArray:
         """Tokens (n, T) times price; NaN for tiers that do not go by tokens."""
