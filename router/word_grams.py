@@ -45,7 +45,8 @@ class _WordHashes(dict[str, int]):
     """32-bit hash by word, found when first asked for; holds a bounded number of them."""
 
     def __missing__(self, word: str) -> int:
-        value = zlib.crc32(_DIGITS.sub("0", word).encode("utf-8", "surrogatepass"))
+        shape = word if word.isalpha() else _DIGITS.sub("0", word)
+        value = zlib.crc32(shape.encode("utf-8", "surrogatepass"))
         if len(word) <= _MAX_WORD_CHARACTERS:
             if len(self) >= _MAX_WORDS:
                 self.clear()
