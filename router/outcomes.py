@@ -102,9 +102,6 @@ class Outcome:
         propensity = _number(get("propensity"), "propensity")
         if propensity is not None and not 0.0 < propensity <= 1.0:
             raise OutcomeError("propensity is not above 0 and at most 1")
-        attempt = _count(get("attempt"), "attempt")
-        if attempt == 0:
-            raise OutcomeError("attempt is below 1")
         split = label(get("split"), "split")
         if split is not None:
             split = split.strip().lower()
@@ -124,7 +121,7 @@ class Outcome:
             task=label(get("task"), "task"),
             latency_s=_number(get("latency_s"), "latency_s"),
             propensity=propensity,
-            attempt=1 if attempt is None else attempt,
+            attempt=attempt_of(row),
             session_id=label(get("session_id"), "session_id"),
             at=_time(get("at")),
             artifact_id=label(get("artifact_id"), "artifact_id"),
@@ -260,6 +257,18 @@ def success_of(
     if success_threshold is not None and score is not None:
         return float(score >= success_threshold), score
     return _success(row.get("success")), score
+
+
+def attempt_of(row: Mapping[str, object]) -> int:
+    """The number of the attempt, 1 where there is none.
+
+    Raises:
+        OutcomeError: it is no count from 1.
+    """
+    attempt = _count(row.get("attempt"), "attempt")
+    if attempt == 0:
+        raise OutcomeError("attempt is below 1")
+    return 1 if attempt is None else int(attempt)
 
 
 def _success(value: object) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.errors import OutcomeError
-from router.outcomes import Outcome, label, success_of
+from router.outcomes import Outcome, attempt_of, label, success_of
 from router.prices import PriceBook
 from router.tiers import TierSet
 
@@ -93,7 +93,7 @@ class Gathered:
         self._at: list[object] = []
         self._same: dict[str, str] = {}
         # Facts of a row. A cell is request * n_tiers + tier.
-        self._others: dict[str, dict[str, float]] = {}
+        self._others: dict[str, dict[str, tuple[int, float]]] = {}
         self._cell = array("q")
         self._attempt = array("q")
         self._line = array("q")
@@ -136,11 +136,14 @@ class Gathered:
         try:
             request_id = label(row.get("request_id"), "request_id")
             success, _ = success_of(row, success_threshold)
+            attempt = attempt_of(row)
         except OutcomeError:
             return
         if request_id is not None:
             model = str(row.get("model") or row.get("tier"))
-            self._others.setdefault(model, {}).setdefault(request_id, success)
+            found = self._others.setdefault(model, {})
+            if attempt < found.get(request_id, (math.inf, 0.0))[0]:
+                found[request_id] = attempt, success
 
     def add(self, outcome: Outcome, tier: int, line: int) -> None:
         """Take one outcome.
@@ -217,7 +220,7 @@ class Gathered:
         """Success (n, M) of the models that are no tier, NaN where unknown."""
         index, kept = self._request_index, []
         for name in sorted(self._others):
-            found = [(index[i], s) for i, s in self._others[name].items() if i in index]
+            found = [(index[i], s) for i, (_, s) in self._others[name].items() if i in index]
             if found and len(found) >= MIN_SHARE_OF_OTHERS * n_requests:
                 column = np.full(n_requests, np.nan)
                 rows, successes = zip(*found, strict=True)

@@ -40,6 +40,7 @@ MODEL_CARD = "MODEL_CARD.md"
 # on a sample of them, which is as valid and a little less sharp.
 MAX_CALIBRATION_ROWS_KEPT = 20_000
 
+_CHUNK = 1024
 _LIBRARIES = ("cps-router", "numpy", "scikit-learn", "tokenizers", "safetensors", "genai-prices")
 
 
@@ -186,6 +187,9 @@ def fingerprint(table: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> str:
             table.cost_usd,
             table.input_tokens,
             table.output_tokens,
+            # Models that are no tier, in whatever order: how many were seen, and how they did.
+            np.isfinite(table.other_success).sum(axis=1),
+            np.nansum(table.other_success, axis=1),
         ]
     )
     rows = np.ascontiguousarray(columns).view([("", np.uint64)] * columns.shape[1])
@@ -196,12 +200,16 @@ def calibration_tokens(
     predictor: Predictor, queries: Sequence[str], embeddings: npt.NDArray[np.float32]
 ) -> dict[str, Any]:
     """Predicted tokens and dollars (n, T) of the calibration rows, so that prices can change."""
-    x = predictor.inputs(queries, embeddings)
-    return {
-        "input_tokens": predictor.cost.input_tokens.predict(x),
-        "output_tokens": predictor.cost.output_tokens.predict(x),
-        "usd": predictor.cost.usd.predict(x),
+    heads = {
+        name: getattr(predictor.cost, name) for name in ("input_tokens", "output_tokens", "usd")
     }
+    parts: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in heads}
+    # Piece by piece, since a query is some 2,600 numbers here.
+    for start in range(0, max(len(queries), 1), _CHUNK):
+        x = predictor.inputs(queries[start : start + _CHUNK], embeddings[start : start + _CHUNK])
+        for name, head in heads.items():
+            parts[name].append(head.predict(x))
+    return {name: np.concatenate(found) for name, found in parts.items()}
 
 
 def calibration_rows(

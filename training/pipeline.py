@@ -130,6 +130,13 @@ def train(
 
     # Split and embed; test rows are not looked at, and some training rows only certify.
     prior = Prior.for_embedder(embed) if warm_start else None
+    cold: list[str] = []
+    if prior is not None and prior.has_seen(table.query):
+        prior = None
+        cold.append(
+            "some of these queries are among those that the prior on difficulty was fitted on; it "
+            "was left out, since it would flatter the certificate and the evaluation."
+        )
     rows = prepare(table, embed, seed, say, None if prior is None else prior.gram_weight)
     data, fitting = rows.data, rows.fitting
     refs = rows.refs
@@ -233,7 +240,7 @@ def train(
     if track:
         say("logging the run to MLflow")
         run = experiment.log_artifact(manifest, Path(out))
-    warnings = [*costs.warnings, *rows.warnings(table.tiers), *choice.warnings]
+    warnings = [*cold, *costs.warnings, *rows.warnings(table.tiers), *choice.warnings]
     return TrainResult(manifest, Path(out), warnings, run)
 
 

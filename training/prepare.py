@@ -21,6 +21,9 @@ from training.split import SplitMasks, fitting_calibration, fold_ids, query_hash
 from training.table import OutcomeTable
 
 N_FOLDS = 5
+# Some 2,600 numbers stand for a query while estimators are fitted, several times over: more fitting
+# requests than this are sampled, so that a large log needs about 4 GB and not 40.
+MAX_FITTING_REQUESTS = 30_000
 # Fewer rows could neither be fitted and cross-fitted nor tested.
 MIN_COMPLETE_REQUESTS = 30
 
@@ -72,6 +75,12 @@ class Prepared:
                 f"{copies:.0%} of the training requests repeat a text; the success floor is about "
                 "different texts, each counted once, not about traffic with its repetitions."
             )
+        if self.fitting.n_requests == MAX_FITTING_REQUESTS:
+            said.append(
+                f"estimators were fitted on a random {MAX_FITTING_REQUESTS:,} of the training "
+                "requests, for the sake of memory; the certificate rests on all that were held "
+                "back for it."
+            )
         tight = [not all(tiers.takes(estimated_tokens(query))) for query in self.held.query]
         if tight and np.mean(tight) > NOTEWORTHY_LONG:
             said.append(
@@ -105,6 +114,8 @@ def prepare(
     say(f"embedding {train.n_requests:,} queries")
     vectors = embed_queries(embedder, list(train.query))
     fits, kept = ~calibrates, np.flatnonzero(calibrates & train.complete)
+    # Requests stand in the order of their texts' hashes: the first ones are a random sample.
+    fits[np.flatnonzero(fits)[MAX_FITTING_REQUESTS:]] = False
     folds = fold_ids(hashes[fits], min(N_FOLDS, len(np.unique(hashes[fits]))), seed)
     fitting = train.take(fits)
     data, input_map, refs = inputs_of(list(fitting.query), vectors[fits], folds, seed, gram_weight)

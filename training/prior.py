@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,21 +52,24 @@ _Say = Callable[[str], None]
 class Prior:
     """``weight`` (d+k+N_GRAMS, 2) on inputs made with ``gram_weight`` (N_GRAMS,).
 
-    Only of use with the embedder of ``embedder_digest``; ``sets`` names what it was fitted on, and
-    ``digest`` is the SHA-256 of its file.
+    Only of use with the embedder of ``embedder_digest``, and for other queries than those it was
+    fitted on, whose ``query_hashes`` (sorted, unsigned 64-bit) it carries; ``sets`` names where
+    they are from, and ``digest`` is the SHA-256 of its file.
     """
 
     weight: FloatArray
     gram_weight: FloatArray
+    query_hashes: npt.NDArray[np.uint64]
     embedder_digest: str
     sets: tuple[str, ...]
     digest: str = ""
 
     def save(self, path: Path) -> None:
         """Write it as a safetensors file, numbers in single precision."""
-        arrays = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "weight": self.weight.astype(np.float32),
             "gram_weight": self.gram_weight.astype(np.float32),
+            "query_hashes": self.query_hashes,
         }
         facts = {"embedder_digest": self.embedder_digest, "sets": ",".join(self.sets)}
         path.write_bytes(save(arrays, facts))
@@ -75,19 +79,27 @@ class Prior:
         """Read one; raises ArtifactError where the file is missing or malformed."""
         try:
             content = path.read_bytes()
-            arrays = {name: a.astype(np.float64) for name, a in load(content).items()}
+            arrays = load(content)
             with safe_open(path, "np") as file:
                 facts: Mapping[str, str] = file.metadata() or {}
             prior = cls(
-                arrays["weight"],
-                arrays["gram_weight"],
+                arrays["weight"].astype(np.float64),
+                arrays["gram_weight"].astype(np.float64),
+                arrays["query_hashes"],
                 facts["embedder_digest"],
                 tuple(facts["sets"].split(",")),
                 hashlib.sha256(content).hexdigest(),
             )
-            shapes_fit = prior.gram_weight.shape == (N_GRAMS,) and prior.weight.ndim == 2
-            if not shapes_fit or not all(np.isfinite(array).all() for array in arrays.values()):
-                raise ValueError("shapes")
+            if (
+                prior.gram_weight.shape != (N_GRAMS,)
+                or prior.weight.ndim != 2
+                or prior.weight.shape[0] <= N_FEATURES + N_GRAMS
+                or prior.weight.shape[1] != len(SCORES)
+                or prior.query_hashes.dtype != np.uint64
+                or not ((prior.gram_weight >= 0) & (prior.gram_weight < 1e6)).all()
+                or not (np.abs(prior.weight) < 1e6).all()
+            ):
+                raise ValueError("content")
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ArtifactError(
                 f"expected the prior on difficulty in {path.name}, got a file that is missing or "
@@ -99,7 +111,16 @@ class Prior:
     def for_embedder(cls, embedder: Embedder) -> Prior | None:
         """The shipped prior where it reads this embedder's vectors, else None."""
         prior = cls.load()
-        return prior if prior.embedder_digest == embedder.digest else None
+        n_inputs = embedder.dimension + N_FEATURES + N_GRAMS
+        fits = prior.embedder_digest == embedder.digest and len(prior.weight) == n_inputs
+        return prior if fits else None
+
+    def has_seen(self, queries: npt.NDArray[np.object_]) -> bool:
+        """Whether it was fitted on the text of any of these queries.
+
+        What it knows of them it has from their outcomes: tested on them, it would flatter.
+        """
+        return bool(np.isin(query_hashes(queries), self.query_hashes).any())
 
 
 def fit_prior(
@@ -129,7 +150,8 @@ def fit_prior(
     error = np.where(known_rows, ridge.held_out - y, 0.0)
     spread = np.where(known_rows, y - np.nanmean(y, axis=0), 0.0)
     assert input_map.grams is not None
-    prior = Prior(weight, input_map.grams.weight, embedder.digest, tuple(tables))
+    hashes = np.unique(query_hashes(queries))
+    prior = Prior(weight, input_map.grams.weight, hashes, embedder.digest, tuple(tables))
     return prior, 1.0 - (error**2).sum(axis=0) / (spread**2).sum(axis=0)
 
 

@@ -13,8 +13,10 @@ from router.inputs import InputMap
 from router.query_features import N_FEATURES
 from router.tiers import Tier, TierSet
 from tests.artifacts import tiny_embedder
+from training import prepare as module
 from training.prepare import Prepared, one_per_text, prepare
 from training.split import fitting_calibration, query_hashes, split_table
+from training.synthetic import make_world, sample
 from training.table import OutcomeTable
 
 TIERS = TierSet([Tier("low", "p", "m-low"), Tier("high", "p", "m-high")])
@@ -186,3 +188,17 @@ def test_test_rows_are_in_nothing_that_is_prepared(embedder_folder: Path) -> Non
     for part in (rows.train, rows.fitting, rows.held):
         assert not tested & set(query_hashes(part.query))
     assert rows.counts["n_left_out_as_leaked"] == rows.split.n_leaked > 0
+
+
+def test_a_large_log_is_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = sample(make_world(3), 300, 2).table
+    whole = prepare(table, load_embedder("static"), 0, lambda message: None)
+    monkeypatch.setattr(module, "MAX_FITTING_REQUESTS", 50)
+    part = prepare(table, load_embedder("static"), 0, lambda message: None)
+    assert part.fitting.n_requests == 50 == len(part.data.x)
+    assert set(part.fitting.request_id) < set(whole.fitting.request_id)
+    # Rows that only certify, and what the artifact was made from, stay as they were.
+    assert part.held.request_id.tolist() == whole.held.request_id.tolist()
+    assert part.train.n_requests == whole.train.n_requests
+    assert any("a random 50 " in said for said in part.warnings(table.tiers))
+    assert not any("a random" in said for said in whole.warnings(table.tiers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,17 +75,27 @@ def test_a_file_keeps_it(fitted: tuple[Prior, FloatArray], tmp_path: Path) -> No
     assert len(again.digest) == 64
 
 
-@pytest.mark.parametrize("content", [None, b"", b"nonsense", "shape", "number", "facts"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"nonsense", "shape", "number", "cut", "negative", "facts"]
+)
 def test_a_damaged_file_is_refused_in_a_sentence(
     content: bytes | str | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "p.safetensors"
     facts = {"embedder_digest": "d", "sets": "one"}
-    arrays = {"weight": np.ones((3, 2)), "gram_weight": np.ones(N_GRAMS)}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "weight": np.ones((N_FEATURES + N_GRAMS + 4, 2)),
+        "gram_weight": np.ones(N_GRAMS),
+        "query_hashes": np.arange(3, dtype=np.uint64),
+    }
     if content == "shape":
         arrays["gram_weight"] = np.ones(5)
     elif content == "number":
         arrays["weight"][0, 0] = np.nan
+    elif content == "cut":
+        arrays["weight"] = arrays["weight"][:100]
+    elif content == "negative":
+        arrays["gram_weight"][0] = -1.0
     elif content == "facts":
         facts.pop("sets")
     if content is not None:
@@ -133,6 +144,24 @@ def test_training_names_it_and_can_do_without(tmp_path: Path) -> None:
     warm_p, cold_p = (router.predict(queries).p_success for router in routers)
     assert not np.allclose(warm_p, cold_p)
     assert "prior" in json.loads((tmp_path / "warm" / "manifest.json").read_text())["estimator"]
+
+
+def test_it_is_left_out_where_it_has_seen_a_query(
+    fitted: tuple[Prior, FloatArray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, _ = fitted
+    monkeypatch.setattr(Prior, "load", lambda path=None: prior)
+    seen, fresh = world(1200, 1), world(200, 11)
+    assert prior.has_seen(seen.query[:1]) and not prior.has_seen(fresh.query)
+    options: dict[str, Any] = {"estimator": "ridge", "track": False}
+    warm = train(fresh, tmp_path / "fresh", **options)
+    assert warm.manifest["estimator"]["prior"] is not None
+    query = fresh.query.copy()
+    query[7] = f"  {seen.query[3].upper()} "  # the same text, as far as splits are concerned
+    cold = train(replace(fresh, query=query), tmp_path / "seen", **options)
+    assert cold.manifest["estimator"]["prior"] is None
+    assert any("prior on difficulty" in warning for warning in cold.warnings)
+    assert not any("prior on difficulty" in warning for warning in warm.warnings)
 
 
 def test_pooled_tables_keep_their_rows_apart() -> None:

@@ -693,8 +693,18 @@ def test_a_row_of_such_a_model_that_does_not_tell_is_passed_over(
     assert table.report.not_a_tier == {"other": 1, "more": 1}
 
 
+def test_of_several_attempts_of_such_a_model_the_first_counts(tmp_path: Path) -> None:
+    retried = [
+        {**asked_of("other", ["r1"], True)[0], "attempt": 2},
+        {**asked_of("other", ["r1"], False)[0], "attempt": 1},
+        {**asked_of("other", ["r1"], True)[0], "attempt": 0},
+    ]
+    table = read(tmp_path, [row("r1"), *retried], max_bad_share=0.0)
+    assert table.other_success.tolist() == [[0.0]]
+
+
 def test_what_else_such_a_row_says_is_not_looked_at(tmp_path: Path) -> None:
-    odd = {"query": 7, "cost_usd": -1, "input_tokens": "many", "at": "yesterday", "attempt": 0}
+    odd = {"query": 7, "cost_usd": -1, "input_tokens": "many", "at": "yesterday"}
     table = read(tmp_path, [row("r1"), *asked_of("other", ["r1"], **odd)], max_bad_share=0.0)
     assert table.other_success.tolist() == [[1.0]]
     assert table.query.tolist() == ["q r1"]
