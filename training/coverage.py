@@ -42,11 +42,13 @@ def coverage_of(
     places = [_places(query) for query in queries]
     folds, index = np.unique(fold, return_inverse=True)
     counts = np.zeros((len(folds), N_PLACES))
-    for i, found in zip(index, places, strict=True):
-        counts[i, list(set(found))] += 1.0
-    n_in_fold = np.bincount(index, minlength=len(folds))
-    total, n = counts.sum(axis=0), len(queries)
-    mean_rarity = np.zeros(n)
+    n_in_fold = np.zeros(len(folds), np.int64)
+    # Each text counts once: copies would make a word of one text a word of many.
+    for first in {query: at for at, query in reversed(list(enumerate(queries)))}.values():
+        counts[index[first], list(set(places[first]))] += 1.0
+        n_in_fold[index[first]] += 1
+    total, n = counts.sum(axis=0), int(n_in_fold.sum())
+    mean_rarity = np.zeros(len(queries))
     for i in range(len(folds)):
         others = _rarity(total - counts[i], n - int(n_in_fold[i]))
         for row in np.flatnonzero(index == i):

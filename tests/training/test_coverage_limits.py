@@ -71,6 +71,13 @@ def test_queries_without_a_word_and_few_queries_have_limits_too() -> None:
     assert made.excludes("word")
 
 
+def test_copies_of_a_text_make_its_words_no_commoner() -> None:
+    english = [*texts(300, 1), "Zyxwvu tsrqpo nmlkji"]
+    once = coverage_of(english, folds(301), SHARE)
+    often = coverage_of([*english, *english[-1:] * 4], np.append(folds(301), [0] * 4), SHARE)
+    np.testing.assert_array_equal(once.rarity, often.rarity)
+
+
 def test_a_word_of_one_query_alone_leaves_no_trace() -> None:
     english = texts(300, 1)
     secret = [*english[:-1], f"{english[-1]} Zyxwvu"]
