@@ -103,7 +103,7 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
         sections.append(folds.measure(tables, embedders, left_out, say, workers=workers))
     if options.folds:
         return sections
-    if options.only == "samples" or (options.only is None and samples.SETS_OF_PRIORS & set(tables)):
+    if options.only == "samples" or (options.only is None and set(samples.SETS) & set(tables)):
         sections.append(samples.measure(tables, loaded["static"], say))
     if options.only in (None, "escalation"):
         found = escalation.measure(tables, left_out, loaded["static"], say, seed=options.seed)

@@ -31,7 +31,6 @@ from training.table import OutcomeTable
 
 # Outcomes per tier, and how often they are drawn: small samples vary most.
 DRAWS = {50: 12, 100: 12, 200: 8, 500: 6, 1000: 4, 2000: 4}
-SETS_OF_PRIORS = frozenset(SETS)
 N_OUTER_FOLDS = 4
 FAMILY = "ridge"
 

@@ -23,7 +23,8 @@ MIN_QUERIES = 2
 SCRIPT_FACTOR = 2.0
 SCRIPT_MARGIN = 0.05
 # Rare words count where a query is less similar to the references than all but this share of the
-# training queries.
+# training queries. Of 1.0, .5, .25, .10 and .05 the one with which held-out training queries of
+# three real sets came nearest to the share that is meant to be outside.
 STRANGE_SHARE = 0.10
 
 

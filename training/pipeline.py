@@ -216,7 +216,10 @@ def train(
         facts=package.TrainingFacts(
             name=name,
             fingerprint=package.fingerprint(rows.train, rows.hashes),
-            query_hashes=rows.hashes,
+            # Evaluation leaves out what either was made from.
+            query_hashes=rows.hashes
+            if prior is None
+            else np.concatenate((rows.hashes, prior.query_hashes)),
             tier_success=tier_success,
             tier_means=costs.means,
             counts=rows.counts,

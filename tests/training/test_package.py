@@ -21,6 +21,7 @@ from tests.artifacts import sample_table, tiny_embedder, train_tiny
 from training import package
 from training.package import fingerprint, model_card, open_embedder
 from training.pipeline import TrainResult, train
+from training.prior import Prior
 from training.search import Objective
 from training.split import query_hashes
 from training.synthetic import make_world, sample
@@ -101,7 +102,10 @@ def test_hashes_of_the_training_queries_are_sorted_and_once(
     hashes = Router.load(trained.folder).trained_query_hashes
     assert hashes.dtype == np.uint64
     assert (np.diff(hashes) > 0).all()
-    assert set(hashes) < set(query_hashes(table.query))
+    # Test queries are not among them; those that the prior was fitted on are.
+    prior = set(Prior.load().query_hashes)
+    assert prior < set(hashes)
+    assert set(hashes) - prior < set(query_hashes(table.query))
 
 
 def test_the_model_card_says_what_the_manifest_says(trained: TrainResult) -> None:
