@@ -6,7 +6,8 @@ beside it, each with a limit that only a stated share of the fitting rows exceed
 
 * the share of the characters that are letters of a script, for each of ``SCRIPTS`` but Latin;
 * the mean rarity of the words in Latin letters: in a language that training had not, nearly every
-  word is one that it had not.
+  word is one that it had not. What a query lacks in similarity is added to it, since rare words say
+  more in a query that is unlike training in other ways too.
 
 Training and serving share this one class.
 """
@@ -119,15 +120,17 @@ class Coverage:
 
     Words are hashed to P places, so that they stay out of the artifact. ``rarity`` (P,) is, above
     0, that of the words at each place: 1 + log((1 + n) / (1 + n with such a word)) over n fitting
-    queries. ``max_script_share`` (S,) holds shares 0..1. Rare words say nothing of a query whose
-    cosine similarity to a reference reaches ``familiar_similarity``: a list of rare words is one of
-    many such lists. Safe to share between threads.
+    queries. ``max_rarity`` bounds their mean plus ``similarity_weight`` times what the query's
+    cosine similarity to its nearest reference lacks of 1. ``max_script_share`` (S,) holds shares
+    0..1. Older artifacts have no such weight; there rare words say nothing of a query whose
+    similarity reaches ``familiar_similarity``. Safe to share between threads.
     """
 
     rarity: Float32Array
     max_rarity: float
     max_script_share: FloatArray
     familiar_similarity: float = ALWAYS_STRANGE
+    similarity_weight: float = 0.0
     _rarity_of: Callable[[str], float] = field(init=False, repr=False, compare=False)
     _most: list[float] = field(init=False, repr=False, compare=False)
 
@@ -146,8 +149,11 @@ class Coverage:
 
         ``similarity`` is that to its nearest reference.
         """
-        if similarity < self.familiar_similarity and self.mean_rarity(text) > self.max_rarity:
-            return True
+        if similarity < self.familiar_similarity:
+            rarity = self.mean_rarity(text)
+            lack = self.similarity_weight * (1.0 - similarity)
+            if rarity != _NO_WORD and rarity + lack > self.max_rarity:
+                return True
         return not text.isascii() and any(map(gt, script_shares(text), self._most))
 
     def excludes_many(self, texts: Iterable[str], similarity: Iterable[float]) -> BoolArray:
@@ -161,6 +167,7 @@ class Coverage:
             "coverage.max_rarity": np.array(self.max_rarity),
             "coverage.max_script_share": self.max_script_share,
             "coverage.familiar_similarity": np.array(self.familiar_similarity),
+            "coverage.similarity_weight": np.array(self.similarity_weight),
         }
 
     @classmethod
@@ -171,14 +178,16 @@ class Coverage:
         rarity = _checked(arrays, "rarity", None)
         most_rare = _checked(arrays, "max_rarity", ())
         share = _checked(arrays, "max_script_share", (len(SCRIPTS),))
-        familiar = ALWAYS_STRANGE
-        if "coverage.familiar_similarity" in arrays:
-            familiar = float(_checked(arrays, "familiar_similarity", ()))
+        # Made before these were.
+        later = {"familiar_similarity": ALWAYS_STRANGE, "similarity_weight": 0.0}
+        for name in later:
+            if f"coverage.{name}" in arrays:
+                later[name] = float(_checked(arrays, name, ()))
         return cls(
             rarity.astype(np.float32),
             float(most_rare),
             share.astype(np.float64, copy=False),
-            familiar,
+            **later,
         )
 
 

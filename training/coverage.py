@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.coverage import ALWAYS_STRANGE, Coverage, pieces, script_shares, word_place
+from router.coverage import Coverage, pieces, script_shares, word_place
+from training.limits import upper_limit
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
@@ -22,10 +23,11 @@ MIN_QUERIES = 2
 # letters of another one are names and formulas in a text that can be read otherwise.
 SCRIPT_FACTOR = 2.0
 SCRIPT_MARGIN = 0.05
-# Rare words count where a query is less similar to the references than all but this share of the
-# training queries. Of 1.0, .5, .25, .10 and .05 the one with which held-out training queries of
-# three real sets came nearest to the share that is meant to be outside.
-STRANGE_SHARE = 0.10
+# What a query lacks of the cosine similarity 1 counts as so much rarity, a natural logarithm. At 0,
+# held-out training queries of three real sets exceed their limit more often, and more foreign text
+# passes where training's own vocabulary is large; at 2, more of it passes where training had five
+# other languages, and where queries are few.
+SIMILARITY_WEIGHT = 1.0
 
 
 def coverage_of(
@@ -38,7 +40,7 @@ def coverage_of(
 
     Words of each fold (n,) are looked up among those of the other folds, as words of new queries
     will be; copies of a text are expected in one fold. ``similarity`` (n,) is how near each query
-    comes to the references of the other folds; without it rare words always count.
+    comes to the references of the other folds; without it the words alone count.
     """
     places = [_places(query) for query in queries]
     folds, index = np.unique(fold, return_inverse=True)
@@ -55,13 +57,18 @@ def coverage_of(
         for row in np.flatnonzero(index == i):
             if places[row]:
                 mean_rarity[row] = others[places[row]].mean(dtype=np.float64)
+    weight = 0.0 if similarity is None else SIMILARITY_WEIGHT
+    strangeness = mean_rarity
+    if similarity is not None:
+        # A query without words has nothing strange in them.
+        strangeness = np.where(mean_rarity > 0, mean_rarity + weight * (1.0 - similarity), 0.0)
     shares = np.array([script_shares(query) for query in queries])
     return Coverage(
         _rarity(total, n),
-        _limit(mean_rarity, share_outside),
+        upper_limit(strangeness, share_outside),
         SCRIPT_FACTOR * np.array([_limit(share, share_outside) for share in shares.T])
         + SCRIPT_MARGIN,
-        ALWAYS_STRANGE if similarity is None else float(np.quantile(similarity, STRANGE_SHARE)),
+        similarity_weight=weight,
     )
 
 

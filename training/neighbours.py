@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from router.estimators import NeighbourScore
 from training.inputs import Inputs
+from training.limits import upper_limit
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
@@ -25,6 +26,8 @@ MAX_REFERENCE_ROWS = 512
 N_CENTROIDS = 256
 MAX_CLUSTERED_ROWS = 20_000
 CLUSTER_ITERATIONS = 12
+# The least cosine similarity there is.
+NO_SIMILARITY = -1.0
 
 
 def references(embedding: Float32Array, seed: int, max_rows: int) -> Float32Array:
@@ -82,13 +85,14 @@ class References:
             nearest[held_out] = (data.embedding[held_out] @ others.T).max(axis=1)
         return nearest
 
-    def min_similarity(self, data: Inputs, share_outside: float) -> float:
-        """Cosine similarity below which a query is out of distribution.
 
-        The quantile ``share_outside`` of ``similarity``, so that about that share of like traffic
-        is flagged.
-        """
-        return float(np.quantile(self.similarity(data), share_outside))
+def min_similarity(similarity: FloatArray, share_outside: float) -> float:
+    """Cosine similarity below which a query is out of distribution, given that of like ones (n,).
+
+    About the share ``share_outside`` of like traffic lies below it.
+    """
+    # However far that of few queries is extrapolated.
+    return max(-upper_limit(-similarity, share_outside), NO_SIMILARITY)
 
 
 def neighbours(

@@ -25,6 +25,7 @@ from training.defaults import DEFAULT_CONFIDENCE
 from training.design import Design
 from training.escalation import fit_escalation
 from training.fit import FAMILIES, fit_metrics, fit_success
+from training.neighbours import NO_SIMILARITY, min_similarity
 from training.prepare import prepare
 from training.prior import Prior
 from training.search import (
@@ -84,6 +85,7 @@ def train(
     estimator: str = AUTO,
     safe_tier: str | None = None,
     warm_start: bool = True,
+    similarity_limit: bool = True,
     seed: int = 0,
     price_book: PriceBook | None = None,
     key: str | bytes | None = None,
@@ -104,6 +106,8 @@ def train(
         safe_tier: Tier for queries unlike the training ones; by default the strongest.
         warm_start: Start from what public outcomes of many models say of a query's difficulty
             (``training/prior.py``); of use with the default embedder only.
+        similarity_limit: Whether a query is out of distribution for being unlike all training
+            queries; without, only for its scripts and words.
         seed: Of folds, centroids and networks.
         price_book: Where today's prices of token-priced tiers come from.
         key: Signs the artifact's manifest.
@@ -174,14 +178,15 @@ def train(
     escalation = fit_escalation(
         candidates[family].p_success, fitting.success[complete], data.fold[complete]
     )
+    similarity = refs.similarity(data) if similarity_limit else None
     predictor = Predictor(
         embed,
         rows.input_map,
         fitted[family].estimator,
         costs.estimator,
         refs.all,
-        refs.min_similarity(data, SHARE_OUTSIDE / 2),
-        coverage_of(fitting.query.tolist(), data.fold, SHARE_OUTSIDE / 2, refs.similarity(data)),
+        NO_SIMILARITY if similarity is None else min_similarity(similarity, SHARE_OUTSIDE / 2),
+        coverage_of(fitting.query.tolist(), data.fold, SHARE_OUTSIDE / 2, similarity),
     )
 
     # Choose the policy on rows that nothing above has seen.

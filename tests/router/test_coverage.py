@@ -159,17 +159,26 @@ def test_every_way_to_ask_a_router_gives_the_same_answer(small_artifact: Path) -
     assert one[3].tier == one[4].tier == router.tiers[router.safe_tier].name
 
 
-def test_rare_words_are_no_sign_in_a_query_of_a_familiar_kind() -> None:
+def test_rare_words_say_more_in_a_query_that_is_unlike_training() -> None:
     text = "Sort these words: zyxwv utsrq ponml kjihg"
-    strange = replace(covering(max_rarity=0.5), rarity=np.full(N_PLACES, 9.0, np.float32))
-    assert strange.excludes(text, 0.99)
-    familiar = replace(strange, familiar_similarity=0.7)
-    assert familiar.excludes(text, 0.69) and not familiar.excludes(text, 0.7)
-    # Scripts count all the same: nothing near it was written in them.
-    assert familiar.excludes(JAPANESE, 0.99)
-    again = Coverage.from_arrays(familiar.to_arrays())
-    assert again is not None and again.familiar_similarity == 0.7
+    made = replace(covering(max_rarity=2.5), similarity_weight=1.0)
+    assert made.excludes(text, 0.49) and not made.excludes(text, 0.51)
+    # Without words there is nothing rare, however unlike the query is; scripts always count.
+    assert not made.excludes("12 + 30 = ?", -1.0)
+    assert made.excludes(JAPANESE, 0.99)
+    again = Coverage.from_arrays(made.to_arrays())
+    assert again is not None and again.similarity_weight == 1.0
+
+
+def test_older_artifacts_keep_their_rule() -> None:
+    text = "Sort these words: zyxwv utsrq ponml kjihg"
+    familiar = replace(covering(max_rarity=1.5), familiar_similarity=0.7)
     older = familiar.to_arrays()
-    del older["coverage.familiar_similarity"]
+    del older["coverage.similarity_weight"]
     made_before = Coverage.from_arrays(older)
-    assert made_before is not None and made_before.excludes(text, 0.99)
+    assert made_before is not None
+    assert made_before.excludes(text, 0.69) and not made_before.excludes(text, 0.7)
+    assert made_before.excludes(JAPANESE, 0.99)
+    del older["coverage.familiar_similarity"]
+    oldest = Coverage.from_arrays(older)
+    assert oldest is not None and oldest.excludes(text, 0.99)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import repeat
 
 import numpy as np
 import pytest
 
 from router.coverage import SCRIPTS
-from training.coverage import SCRIPT_MARGIN, STRANGE_SHARE, coverage_of
+from training.coverage import SCRIPT_MARGIN, SIMILARITY_WEIGHT, coverage_of
 from training.synthetic_queries import write_queries
 
 SHARE = 0.0005
@@ -85,7 +86,36 @@ def test_a_word_of_one_query_alone_leaves_no_trace() -> None:
     np.testing.assert_array_equal(before.rarity, after.rarity)
 
 
-def test_a_query_like_most_of_training_is_familiar() -> None:
-    similarity = np.linspace(0.5, 1.0, 300)
-    made = coverage_of(texts(300, 1), folds(300), SHARE, similarity)
-    assert made.familiar_similarity == pytest.approx(np.quantile(similarity, STRANGE_SHARE))
+def test_what_a_query_lacks_in_similarity_counts_as_rarity() -> None:
+    english, similarity = texts(300, 1), np.full(300, 0.75)
+    alone = coverage_of(english, folds(300), SHARE)
+    made = coverage_of(english, folds(300), SHARE, similarity)
+    assert alone.similarity_weight == 0.0
+    assert made.similarity_weight == SIMILARITY_WEIGHT
+    # All lack equally much, and so the limit is as much higher.
+    assert made.max_rarity == pytest.approx(alone.max_rarity + 0.25 * SIMILARITY_WEIGHT)
+    # Rare words count however similar the query is, and more so the less it is.
+    unseen = "Zyxwvu tsrqpo nmlkji"
+    assert made.excludes(unseen, 1.0) and made.excludes(unseen, 0.0)
+    near_limit = replace(made, max_rarity=made.mean_rarity(english[0]) + 0.25)
+    assert near_limit.excludes(english[0], 0.74) and not near_limit.excludes(english[0], 0.76)
+
+
+def test_queries_without_words_do_not_raise_the_limit() -> None:
+    numbers = [f"{i} + {i}" for i in range(200)]
+    lacking = np.repeat([-1.0, 1.0], [200, 300])
+    made = coverage_of([*numbers, *texts(300, 1)], folds(500), SHARE, lacking)
+    assert not made.excludes("7 + 7", -1.0)
+    assert made.max_rarity < made.rarity.max()
+
+
+def test_few_queries_flag_no_more_of_like_traffic_than_many() -> None:
+    others = texts(4_000, 2)
+
+    def flagged(n: int) -> float:
+        made = [coverage_of(texts(n, seed), folds(n), SHARE) for seed in range(10, 20)]
+        return float(np.mean([c.excludes_many(others, repeat(-1.0)).mean() for c in made]))
+
+    # The largest of fifty values alone is exceeded by some 2 % of further ones.
+    assert flagged(50) < 0.005
+    assert flagged(800) < 0.005

@@ -15,7 +15,9 @@ from training.neighbours import (
     MAX_REFERENCE_ROWS,
     N_CENTROIDS,
     NEIGHBOUR_SHRINKAGE,
+    NO_SIMILARITY,
     References,
+    min_similarity,
     neighbours,
     references,
 )
@@ -49,7 +51,7 @@ def test_without_a_readable_query_there_is_one_reference_that_nothing_is_near_to
     refs = references(np.zeros((5, 16), np.float32), 0, MAX_REFERENCE_ROWS)
     np.testing.assert_array_equal(refs, np.zeros((1, 16)))
     data = as_inputs(np.zeros((10, 16), np.float32))
-    assert References.of(data).min_similarity(data, 0.001) == 0.0
+    assert min_similarity(References.of(data).similarity(data), 0.001) == 0.0
 
 
 def test_many_queries_are_condensed_to_unit_centroids_near_them() -> None:
@@ -113,14 +115,14 @@ def test_a_fold_that_leaves_too_few_rows_to_condense_keeps_them() -> None:
 def test_about_the_asked_share_of_like_traffic_is_outside(n: int) -> None:
     data = as_inputs(traffic(n))
     refs = References.of(data)
-    threshold = refs.min_similarity(data, 0.05)
+    threshold = min_similarity(refs.similarity(data), 0.05)
     like = (traffic(4000, seed=1) @ refs.all.T).max(axis=1)
     assert 0.02 < (like < threshold).mean() < 0.09
     # Queries about something else are outside nearly always.
     rng = np.random.default_rng(9)
     strange = traffic(500, seed=2, topics=rng.normal(size=(20, 16)))
     assert ((strange @ refs.all.T).max(axis=1) < threshold).mean() > 0.9
-    assert refs.min_similarity(data, 0.001) < threshold
+    assert min_similarity(refs.similarity(data), 0.001) < threshold
 
 
 def scikit_learns(
@@ -233,3 +235,10 @@ def test_probability_does_not_jump_as_a_query_moves() -> None:
     path /= np.linalg.norm(path, axis=1, keepdims=True)
     p = found.probability(path @ embedding.T.astype(float))[:, 0]
     assert np.abs(np.diff(p)).max() < 0.005 < np.ptp(p)
+
+
+def test_the_least_similarity_of_few_is_a_similarity() -> None:
+    far = np.array([-0.9, 0.9, 0.95])
+    assert min_similarity(far, 1e-9) == NO_SIMILARITY
+    near = np.array([0.90, 0.92, 0.95])
+    assert 0.5 < min_similarity(near, 0.001) < near.min()
