@@ -5,13 +5,18 @@ predictions. Shapes: ``n`` requests, ``T`` tiers, ``D`` inputs in the order of
 ``router.inputs``, ``d`` embedding dimensions, ``m`` references (training queries, or centroids of
 them). An estimator with fewer weights than inputs reads the first of them.
 
+All but the nearest neighbours read their inputs through a linear predictor eta = x @ weight + bias
+alone, and say with ``from_eta`` what they make of it; serving works out the linear predictors of
+all estimators at once (``router.linear_map``). For one request, ``from_eta`` takes and gives arrays
+without the first dimension.
+
 Prices are not in here: heads predict tokens, and the price book turns them into dollars when a
 decision is made. A tier whose log has only dollars, or whose price nobody knows, has a dollar head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -24,6 +29,10 @@ FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 
 
+# As an array, with which numpy calculates twice as fast as with a number.
+_HALF = np.array(0.5)
+
+
 def sigmoid(x: FloatArray) -> FloatArray:
     """1 / (1 + exp(-x)), without overflow.
 
@@ -31,8 +40,8 @@ def sigmoid(x: FloatArray) -> FloatArray:
     [0.0, 0.5, 1.0]
     """
     # np.tanh saturates quietly where np.exp would warn.
-    half: FloatArray = np.tanh(0.5 * x)
-    return 0.5 * (1.0 + half)
+    out: FloatArray = _HALF + _HALF * np.tanh(_HALF * x)
+    return out
 
 
 # Cosine similarities in float32 that differ by less are the same: the last digits depend on how
@@ -45,6 +54,16 @@ _MAX_LOG = 100.0
 
 def _bounded(*arrays: npt.NDArray[Any]) -> bool:
     return all(bool((np.abs(array) < _BOUND).all()) for array in arrays)  # False for NaN
+
+
+# Weight (inputs, K) and bias (K,) of a linear predictor.
+Linear = tuple[FloatArray, FloatArray]
+
+
+def _eta(x: FloatArray, linear: Linear) -> FloatArray:
+    """The linear predictor (n, K) of inputs (n, D), of which it may read the first only."""
+    weight, bias = linear
+    return x[:, : len(weight)] @ weight + bias
 
 
 class _Arrays:
@@ -96,8 +115,25 @@ class _Arrays:
         return _bounded(*(getattr(self, name) for name in self.shapes))
 
 
+class _Member(_Arrays):
+    """A part of the success estimator: logits from a linear predictor and from similarities."""
+
+    @property
+    def linear(self) -> Linear:
+        """(weight, bias) of the linear predictor; of no columns where there is none."""
+        raise NotImplementedError
+
+    def from_eta(self, eta: FloatArray, similarity: Float32Array) -> FloatArray:
+        """Logits (n, T) from the linear predictor and similarities (n, m)."""
+        raise NotImplementedError
+
+    def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
+        """Logits (n, T) from inputs (n, D) and similarities (n, m)."""
+        return self.from_eta(_eta(x, self.linear), similarity)
+
+
 @dataclass(frozen=True, slots=True)
-class LinearScore(_Arrays):
+class LinearScore(_Member):
     """Logits ``x @ weight + bias`` of embedding and query features: weight (d+k, T), bias (T,)."""
 
     kind: ClassVar[str] = "logistic"
@@ -105,9 +141,14 @@ class LinearScore(_Arrays):
     weight: FloatArray
     bias: FloatArray
 
-    def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
-        """Logits (n, T) from inputs (n, D)."""
-        return x[:, : len(self.weight)] @ self.weight + self.bias
+    @property
+    def linear(self) -> Linear:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+    def from_eta(self, eta: FloatArray, similarity: Float32Array) -> FloatArray:
+        """Logits (n, T): the linear predictor itself."""
+        return eta
 
     def scaled(self, slope: FloatArray, intercept: FloatArray) -> Self:
         """The member whose logits are ``slope * logit + intercept`` (T,)."""
@@ -123,7 +164,7 @@ class RidgeScore(LinearScore):
 
 
 @dataclass(frozen=True, slots=True)
-class MlpScore(_Arrays):
+class MlpScore(_Member):
     """One hidden ReLU layer, all tiers' units side by side: w1 (d+k, h), b1, w2 (h, T), b2 (T,).
 
     A tier has its own units; in ``w2`` the rows of the others' are 0.
@@ -136,9 +177,14 @@ class MlpScore(_Arrays):
     w2: FloatArray
     b2: FloatArray
 
-    def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
-        """Logits (n, T) from inputs (n, D)."""
-        return np.maximum(x[:, : len(self.w1)] @ self.w1 + self.b1, 0.0) @ self.w2 + self.b2
+    @property
+    def linear(self) -> Linear:
+        """The hidden units before they are rectified."""
+        return self.w1, self.b1
+
+    def from_eta(self, eta: FloatArray, similarity: Float32Array) -> FloatArray:
+        """Logits (n, T) from the hidden units (n, h)."""
+        return np.maximum(eta, 0.0) @ self.w2 + self.b2
 
     def scaled(self, slope: FloatArray, intercept: FloatArray) -> MlpScore:
         """The member whose logits are ``slope * logit + intercept`` (T,)."""
@@ -146,7 +192,7 @@ class MlpScore(_Arrays):
 
 
 @dataclass(frozen=True, slots=True)
-class NeighbourScore(_Arrays):
+class NeighbourScore(_Member):
     """k nearest references, weighted by distance, shrunk to each tier's mean.
 
     With d_j the squared distance to the j-th nearest reference, the weight is
@@ -179,24 +225,29 @@ class NeighbourScore(_Arrays):
     def probability(self, similarity: Float32Array) -> FloatArray:
         """Uncalibrated P(success) (n, T) from cosine similarities (n, m) to the references."""
         k, n_tiers = int(self.n_neighbours), len(self.prior)
-        edge_rank = max(similarity.shape[1] - k - 1, 0)
-        edge = np.partition(similarity, edge_rank, axis=1)[:, edge_rank : edge_rank + 1]
+        edge_rank = max(similarity.shape[-1] - k - 1, 0)
+        edge = np.partition(similarity, edge_rank)[..., edge_rank : edge_rank + 1]
         above = similarity - edge
         weights = np.where(above > _SAME_SIMILARITY, above, 0.0).astype(np.float64)
         sums = weights @ self.counts
-        total = sums[:, -1:]
+        total = sums[..., -1:]
         if not total.all():
             # All of the nearest are equally far: they count alike.
             sums = np.where(total > 0, weights, above >= -_SAME_SIMILARITY) @ self.counts
-            total = sums[:, -1:]
+            total = sums[..., -1:]
         # (k A + shrinkage * prior) / (k B + shrinkage), with total / k taken out of both.
         pseudo = total * (float(self.shrinkage) / k)
-        shrunk: FloatArray = (sums[:, :n_tiers] + pseudo * self.prior) / (
-            sums[:, n_tiers:-1] + pseudo
+        shrunk: FloatArray = (sums[..., :n_tiers] + pseudo * self.prior) / (
+            sums[..., n_tiers:-1] + pseudo
         )
         return shrunk
 
-    def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
+    @property
+    def linear(self) -> Linear:
+        """None: similarities are all that it reads."""
+        return np.zeros((0, 0)), np.zeros(0)
+
+    def from_eta(self, eta: FloatArray, similarity: Float32Array) -> FloatArray:
         """Logits (n, T) from similarities (n, m)."""
         p = self.probability(similarity)  # inside (0, 1): the prior is, and shrinkage is above 0
         return self.slope * np.log(p / (1.0 - p)) + self.intercept
@@ -234,12 +285,21 @@ class SuccessEstimator:
 
     members: tuple[Member, ...]
 
+    @property
+    def linear(self) -> tuple[Linear, ...]:
+        """(weight, bias) of each member's linear predictor."""
+        return tuple(member.linear for member in self.members)
+
+    def from_eta(self, etas: Sequence[FloatArray], similarity: Float32Array) -> FloatArray:
+        """Calibrated P(success) (n, T) from each member's linear predictor and similarities."""
+        score = self.members[0].from_eta(etas[0], similarity)
+        for member, eta in zip(self.members[1:], etas[1:], strict=True):
+            score = score + member.from_eta(eta, similarity)
+        return sigmoid(score)
+
     def predict(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
         """Calibrated P(success), shape (n, T), from inputs (n, D) and similarities (n, m)."""
-        score = self.members[0].score(x, similarity)
-        for member in self.members[1:]:
-            score += member.score(x, similarity)
-        return sigmoid(score)
+        return self.from_eta([_eta(x, linear) for linear in self.linear], similarity)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays by name for the artifact."""
@@ -290,11 +350,20 @@ class LogLinearHead(_Arrays):
     log_high: FloatArray
     smear: FloatArray
 
-    def predict(self, x: FloatArray) -> FloatArray:
-        """Expected value (n, T) from inputs (n, D)."""
-        log_y = np.minimum(np.maximum(x @ self.weight + self.bias, self.log_low), self.log_high)
+    @property
+    def linear(self) -> Linear:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+    def from_eta(self, eta: FloatArray) -> FloatArray:
+        """Expected value (n, T) from its unclipped logarithm."""
+        log_y = np.minimum(np.maximum(eta, self.log_low), self.log_high)
         out: FloatArray = self.smear * np.exp(log_y)
         return out
+
+    def predict(self, x: FloatArray) -> FloatArray:
+        """Expected value (n, T) from inputs (n, D)."""
+        return self.from_eta(_eta(x, self.linear))
 
     def split(self, n_parts: int) -> list[Self]:
         """Heads of equally many columns each."""
@@ -332,16 +401,15 @@ class CostEstimator:
     input_usd_per_mtok: FloatArray
     output_usd_per_mtok: FloatArray
     by_tokens: npt.NDArray[np.bool_] = field(init=False)
-    # Asked for every query, and each reduction costs as much as a product.
-    _some_by_tokens: bool = field(init=False, repr=False)
-    _all_by_tokens: bool = field(init=False, repr=False)
+    # Those that some tier's cost needs: the token heads, the dollar head or all three.
+    _heads: tuple[LogLinearHead, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         priced = np.isfinite(self.input_usd_per_mtok) & np.isfinite(self.output_usd_per_mtok)
         by_tokens = priced & self.input_tokens.fitted & self.output_tokens.fitted
+        heads = (self.input_tokens, self.output_tokens) if by_tokens.any() else ()
         object.__setattr__(self, "by_tokens", by_tokens)
-        object.__setattr__(self, "_some_by_tokens", bool(by_tokens.any()))
-        object.__setattr__(self, "_all_by_tokens", bool(by_tokens.all()))
+        object.__setattr__(self, "_heads", heads if by_tokens.all() else (*heads, self.usd))
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -350,12 +418,20 @@ class CostEstimator:
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Expected dollars (n, T) from inputs (n, D)."""
-        if not self._some_by_tokens:
-            return self.usd.predict(x)
-        tokens = self.dollars(self.input_tokens.predict(x), self.output_tokens.predict(x))
-        if self._all_by_tokens:
-            return tokens
-        return np.where(self.by_tokens, tokens, self.usd.predict(x))
+        return self.from_eta([_eta(x, linear) for linear in self.linear])
+
+    @property
+    def linear(self) -> tuple[Linear, ...]:
+        """(weight, bias) of the linear predictor of each head that some tier's cost needs."""
+        return tuple(head.linear for head in self._heads)
+
+    def from_eta(self, etas: Sequence[FloatArray]) -> FloatArray:
+        """Expected dollars (n, T) from the linear predictors of those heads."""
+        values = [head.from_eta(eta) for head, eta in zip(self._heads, etas, strict=True)]
+        if len(values) == 1:
+            return values[0]
+        tokens = self.dollars(values[0], values[1])
+        return tokens if len(values) == 2 else np.where(self.by_tokens, tokens, values[2])
 
     def dollars(self, input_tokens: FloatArray, output_tokens: FloatArray) -> FloatArray:
         """Tokens (n, T) times price; NaN for tiers that do not go by tokens."""

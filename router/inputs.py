@@ -5,7 +5,7 @@
 Query features are held within the range of the fitting rows, so that a query with one rare
 character is not extrapolated to certainty. The kernel exp(width * (s - 1)) of the cosine
 similarities s to the references lets a linear estimator bend. Training and serving share this one
-class.
+class; serving leaves the word grams, nearly all of them 0, to ``router.linear_map``.
 """
 
 from __future__ import annotations
@@ -42,25 +42,40 @@ class InputMap:
     grams: WordGrams | None
     kernel_width: float = KERNEL_WIDTH
 
-    def one(self, query: str, embedding: Float32Array, similarity: Float32Array) -> FloatArray:
-        """Inputs (1, D) of one query from its embedding (d,) and similarities (m,)."""
-        features = np.minimum(np.maximum(query_features(query), self.low), self.high)
-        if self.grams is None:
-            return np.concatenate((embedding, features), dtype=np.float64)[None]
-        kernel = np.exp(self.kernel_width * (similarity - 1.0))
-        parts = (embedding, features, self.grams.vector(query), kernel)
-        return np.concatenate(parts, dtype=np.float64)[None]
-
     def many(
         self, queries: Sequence[str], embeddings: Float32Array, similarity: Float32Array
     ) -> FloatArray:
         """Inputs (n, D) of many queries from embeddings (n, d) and similarities (n, m)."""
+        narrow = self.narrow_many(queries, embeddings, similarity)
+        if self.grams is None:
+            return narrow
+        before_kernel, kernel = np.split(narrow, [narrow.shape[1] - similarity.shape[1]], axis=1)
+        return np.concatenate((before_kernel, self.grams.vectors(queries), kernel), axis=1)
+
+    def narrow_many(
+        self, queries: Sequence[str], embeddings: Float32Array, similarity: Float32Array
+    ) -> FloatArray:
+        """The inputs without the word grams, (n, d+k+m)."""
         features = np.clip(query_features_many(queries), self.low, self.high)
         if self.grams is None:
-            return np.hstack((embeddings, features)).astype(np.float64)
-        kernel = np.exp(self.kernel_width * (similarity - 1.0))
-        parts = (embeddings, features, self.grams.vectors(queries), kernel)
+            return np.concatenate((embeddings, features), axis=1, dtype=np.float64)
+        parts = (embeddings, features, self._kernel(similarity))
         return np.concatenate(parts, axis=1, dtype=np.float64)
+
+    def narrow(self, query: str, embedding: Float32Array, similarity: Float32Array) -> FloatArray:
+        """The same of one query, (d+k+m,), from its embedding (d,) and similarities (m,)."""
+        features = query_features(query).astype(np.float64)
+        features = np.minimum(np.maximum(features, self.low), self.high)
+        if self.grams is None:
+            return np.concatenate((embedding, features), dtype=np.float64)
+        parts = (embedding, features, self._kernel(similarity))
+        return np.concatenate(parts, dtype=np.float64)
+
+    def _kernel(self, similarity: Float32Array) -> Float32Array:
+        scaled = similarity - 1.0
+        scaled *= self.kernel_width
+        kernel: Float32Array = np.exp(scaled, out=scaled)
+        return kernel
 
     def sizes(self, dimension: int, n_references: int) -> dict[str, int]:
         """Numbers of inputs: "d+k" of embedding and features, "D" of all."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from math import log1p
 
 import numpy as np
@@ -64,10 +65,9 @@ def query_features(text: str) -> FloatArray:
 
 def query_features_many(texts: Sequence[str]) -> FloatArray:
     """The features (n, k) of many texts."""
-    features = np.empty((len(texts), N_FEATURES), np.float32)
-    for row, text in enumerate(texts):
-        features[row] = _measure(text)
-    return features
+    numbers = chain.from_iterable(map(_measure, texts))
+    features = np.fromiter(numbers, np.float32, len(texts) * N_FEATURES)
+    return features.reshape(len(texts), N_FEATURES)
 
 
 def _measure(text: str) -> tuple[float, ...]:

@@ -36,6 +36,9 @@ __all__ = ["Decision", "Router"]
 
 FloatArray = npt.NDArray[np.float64]
 
+# Of what the policy decides alone: is the query out of distribution?
+_REASONS: dict[bool, Reason] = {False: "policy", True: "out-of-distribution"}
+
 
 class Router:
     """A loaded artifact. Immutable after loading and safe to share between threads."""
@@ -183,17 +186,23 @@ class Router:
         for query in queries:
             self._check(query)
         predicted = self.predictor.predict(queries)
+        dist = self.action_dist(predicted)
+        tiers = dist.argmax(axis=1)
         rows = zip(
             predicted.p_success.tolist(),
             predicted.cost_usd.tolist(),
             predicted.out_of_distribution.tolist(),
+            tiers.tolist(),
+            (dist[np.arange(len(dist)), tiers] == 1.0).tolist(),
             queries,
             request_ids,
             strict=True,
         )
         return [
-            self._decide(p, cost, unknown, self._allowed(query), query, request_id)
-            for p, cost, unknown, query, request_id in rows
+            self._decision(tier, p, cost, 1.0, _REASONS[unknown], request_id)
+            if certain and not self._limited
+            else self._decide(p, cost, unknown, self._allowed(query), query, request_id)
+            for p, cost, unknown, tier, certain, query, request_id in rows
         ]
 
     def plan(
@@ -319,7 +328,7 @@ class Router:
         query: str,
         request_id: str | None,
     ) -> Decision:
-        reason: Reason = "out-of-distribution" if unknown else "policy"
+        reason = _REASONS[unknown]
         tier = self.policy.certain_tier(p, cost, unknown)
         if tier is not None and (allowed is None or allowed[tier]):
             return self._decision(tier, p, cost, 1.0, reason, request_id)

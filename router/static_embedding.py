@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from router.errors import EmbeddingError
 from router.text import MAX_CHARACTERS, check_sequence, readable
+from router.word_memory import WordMemory, packed, unpacked
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -37,13 +37,10 @@ STATIC_FILES = (
 )
 
 _TABLE_KEY = "embedding.weight"
-# Remembered words: at most 40 MB even if somebody feeds the worst, 5 MB of ordinary text.
-_MAX_WORDS = 32_768
-_MAX_WORD_CHARACTERS = 32
 
 
 class StaticEmbedder:
-    """Mean of token rows; a short query takes about a fifth of the time of tokenizing it.
+    """Mean of token rows; a short query takes about a tenth of the time of tokenizing it.
 
     Takes the bytes of ``tokenizer.json`` and ``model.safetensors``, so that a caller who has
     checked their digests parses exactly what was checked. Raises EmbeddingError where they are
@@ -83,7 +80,11 @@ class StaticEmbedder:
 
         Raises EmbeddingError only for what is no text.
         """
-        total = self._sum(text)
+        ids = self._ids(text)
+        if not ids:
+            return np.zeros(self.dimension, np.float32)
+        # The sum and the mean of rows have the same direction, and only that is kept.
+        total: FloatArray = np.add.reduce(self._take(unpacked(ids), 0), 0)
         square = float(total.dot(total))
         if square > 0.0:
             total *= 1.0 / math.sqrt(square)
@@ -92,25 +93,27 @@ class StaticEmbedder:
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Vectors (n, dimension); needs no memory beyond them, whatever the texts' lengths."""
         check_sequence(texts)
-        vectors = np.empty((len(texts), self.dimension), np.float32)
-        for row, text in enumerate(texts):
-            vectors[row] = self.embed_one(text)
+        vectors = np.zeros((len(texts), self.dimension), np.float32)
+        for total, text in zip(vectors, texts, strict=True):
+            ids = self._ids(text)
+            if ids:
+                np.add.reduce(self._take(unpacked(ids), 0), 0, out=total)
+        square = (vectors[:, None, :] @ vectors[:, :, None])[:, 0].astype(np.float64)
+        square[square == 0.0] = 1.0
+        vectors *= (1.0 / np.sqrt(square)).astype(np.float32)
         return vectors
 
-    def _sum(self, text: str) -> FloatArray:
-        # The sum and the mean of rows have the same direction, and only that is kept.
+    def _ids(self, text: str) -> bytes:
+        """Token ids of what is read of a text, packed."""
         try:
-            ids = self._split(text if len(text) <= MAX_CHARACTERS else readable(text))
-        except TypeError as error:  # what tokenizers raises for surrogates, and Python for no text
+            return self._split(text if len(text) <= MAX_CHARACTERS else readable(text))
+        # What tokenizers raises for surrogates, and Python for no text.
+        except (TypeError, AttributeError) as error:
             if not isinstance(text, str):
                 raise EmbeddingError(
                     f"expected a text to embed, got {type(text).__name__}: give a str."
                 ) from error
-            ids = self._split(readable(text))
-        if not ids:
-            return np.zeros(self.dimension, np.float32)
-        total: FloatArray = np.add.reduce(self._take(ids, 0), 0)
-        return total
+            return self._split(readable(text))
 
 
 def _parse_table(weights: bytes) -> FloatArray:
@@ -155,59 +158,44 @@ def _parse_tokenizer(content: bytes, n_rows: int) -> Tokenizer:
     return tokenizer
 
 
-def _split_into_tokens(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
-    """The function text -> token ids: word by word where that is exact, else the tokenizer's own.
+def _split_into_tokens(tokenizer: Tokenizer) -> Callable[[str], bytes]:
+    """Text -> packed token ids: word by word where that is exact, else as the tokenizer does.
 
     A BERT tokenizer always parts words at white space and at ASCII punctuation and looks at nothing
-    beyond a word, so ids of words can be remembered. That is five times as fast as tokenizing.
+    beyond a word, so ids of words can be remembered. That is ten times as fast as tokenizing.
     """
-    normalizer = tokenizer.normalizer
+    normalizer, model = tokenizer.normalizer, tokenizer.model
     if (
         not isinstance(normalizer, BertNormalizer)
         or not isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
-        or not isinstance(tokenizer.model, WordPiece)
+        or not isinstance(model, WordPiece)
         or tokenizer.get_added_tokens_decoder()
     ):
+        return lambda text: _tokenized(tokenizer, text)
+    return _remembered(tokenizer, bool(normalizer.lowercase), model.max_input_chars_per_word).of
 
-        def split_whole(text: str) -> list[int]:
-            ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-            return ids
 
-        return split_whole
-
+def _remembered(tokenizer: Tokenizer, lowercase: bool, longest_word: int) -> WordMemory:
+    """Packed token ids by piece of text and, within it, by word."""
     find_words = re.compile(r"[^ \t\n\r!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]").findall
-    ids_of = _WordIds(tokenizer, tokenizer.model, normalizer).__getitem__
 
-    def split_words(text: str) -> list[int]:
-        return list(chain.from_iterable(map(ids_of, find_words(text))))
-
-    return split_words
-
-
-class _WordIds(dict[str, tuple[int, ...]]):
-    """Token ids by word, found when first asked for; holds a bounded number of them."""
-
-    def __init__(self, tokenizer: Tokenizer, model: WordPiece, normalizer: BertNormalizer) -> None:
-        super().__init__()
-        self._tokenizer = tokenizer
-        self._lowercase = bool(normalizer.lowercase)
-        self._longest = int(model.max_input_chars_per_word)
-
-    def __missing__(self, word: str) -> tuple[int, ...]:
-        ids: tuple[int, ...]
-        whole = None
-        if word.isascii() and word.isalnum() and len(word) <= self._longest:
+    def find(piece: str) -> bytes:
+        words = find_words(piece)
+        if words != [piece]:
+            return b"".join(map(memory.__getitem__, words))
+        if piece.isascii() and piece.isalnum() and len(piece) <= longest_word:
             # A plain word that is itself a token needs no tokenizing.
-            whole = self._tokenizer.token_to_id(word.lower() if self._lowercase else word)
-        if whole is not None:
-            ids = (whole,)
-        else:
-            ids = tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
-        if len(word) <= _MAX_WORD_CHARACTERS:
-            if len(self) >= _MAX_WORDS:
-                self.clear()
-            self[word] = ids
-        return ids
+            whole = tokenizer.token_to_id(piece.lower() if lowercase else piece)
+            if whole is not None:
+                return packed((whole,))
+        return _tokenized(tokenizer, piece)
+
+    memory = WordMemory(find)
+    return memory
+
+
+def _tokenized(tokenizer: Tokenizer, text: str) -> bytes:
+    return packed(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def static_files(folder: Path | str) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ How often a word occurs does not count. Digits are read as the digit 0, so that 
 "57 apples" are alike.
 
 >>> grams = WordGrams(np.ones(N_GRAMS))
->>> a, b = grams.vector("12 apples"), grams.vector("57 Apples")
+>>> a, b = grams.vectors(["12 apples", "57 Apples"])
 >>> bool((a == b).all()), round(float(a @ a), 6)
 (True, 1.0)
 """
@@ -17,52 +17,49 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from router.text import clip
+from router.word_memory import IntArray, WordMemory, packed, unpacked
 
 FloatArray = npt.NDArray[np.float64]
-HashArray = npt.NDArray[np.uint32]
+BoolArray = npt.NDArray[np.bool_]
 
-N_GRAMS = 2048
+_PLACE_BITS = 11
+N_GRAMS = 2**_PLACE_BITS
+# The lowest bits of a hash are its place, the next one is its sign; no higher bit is of effect.
+# As arrays, with which numpy calculates twice as fast as with numbers.
+_PLACE = np.array(N_GRAMS - 1)
+_PLACE_AND_SIGN = np.array(2 * N_GRAMS - 1)
 # The hash of a pair mixes those of its words by an odd number (Knuth).
-_MIX = np.uint32(0x9E3779B1)
-_PLACE = np.uint32(N_GRAMS - 1)
-_PLACE_AND_SIGN = np.uint32(2 * N_GRAMS - 1)
+_MIX = np.array(0x9E3779B1) & _PLACE_AND_SIGN
+# For the grams of all texts together; leaves 2**20 texts in whole numbers of 63 bits.
+_ORDER_BITS = 31
 _find_words = re.compile(r"[^\W_]+|[^\w\s]|_").findall
 _DIGITS = re.compile(r"\d")
-# Remembered words, about 5 MB at most.
-_MAX_WORDS = 32_768
-_MAX_WORD_CHARACTERS = 32
 
 
-class _WordHashes(dict[str, int]):
-    """32-bit hash by word, found when first asked for; holds a bounded number of them."""
-
-    def __missing__(self, word: str) -> int:
+def _hash_words(piece: str) -> bytes:
+    """Packed places and signs of the words in a lower-case piece of text."""
+    hashes = []
+    for word in _find_words(piece):
         shape = word if word.isalpha() else _DIGITS.sub("0", word)
-        value = zlib.crc32(shape.encode("utf-8", "surrogatepass"))
-        if len(word) <= _MAX_WORD_CHARACTERS:
-            if len(self) >= _MAX_WORDS:
-                self.clear()
-            self[word] = value
-        return value
+        hashes.append(zlib.crc32(shape.encode("utf-8", "surrogatepass")) % (2 * N_GRAMS))
+    return packed(hashes)
 
 
-def gram_hashes(text: str, hash_of: Callable[[str], int]) -> HashArray:
-    """Hashes of the words and of the pairs; of a long text those of the part that is read."""
-    words = np.array(list(map(hash_of, _find_words(clip(text).lower()))), np.uint32)
-    return np.concatenate((words, _pairs(words)))
-
-
-def _pairs(words: HashArray) -> HashArray:
-    left, right = words[:-1], words[1:]
-    return (left ^ right) * _MIX + left
+def _pairs(words: IntArray) -> IntArray:
+    """Places and signs of the pairs of neighbours, one fewer than there are words."""
+    left = words[:-1]
+    pairs = left ^ words[1:]
+    pairs *= _MIX
+    pairs += left
+    pairs &= _PLACE_AND_SIGN
+    return pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,36 +71,52 @@ class WordGrams:
     """
 
     weight: FloatArray
-    _signed: FloatArray = field(init=False, repr=False, compare=False)
-    _hash_of: Callable[[str], int] = field(init=False, repr=False, compare=False)
+    # The value at each place with either sign, (2 * N_GRAMS,).
+    signed: FloatArray = field(init=False, repr=False, compare=False)
+    _memory: WordMemory = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_signed", np.concatenate((self.weight, -self.weight)))
-        object.__setattr__(self, "_hash_of", _WordHashes().__getitem__)
+        object.__setattr__(self, "signed", np.concatenate((self.weight, -self.weight)))
+        object.__setattr__(self, "_memory", WordMemory(_hash_words))
 
-    def vector(self, text: str) -> FloatArray:
-        """The vector (``N_GRAMS``,) of one text."""
-        # As whole-word integers, which index several times as fast.
-        at = (gram_hashes(text, self._hash_of) & _PLACE_AND_SIGN).astype(np.intp)
-        out = np.zeros(N_GRAMS)
-        out[at & (N_GRAMS - 1)] = self._signed.take(at)
-        square = float(out.dot(out))
-        if square > 0.0:
-            out *= 1.0 / math.sqrt(square)
-        return out
+    def find(self, text: str) -> tuple[IntArray, BoolArray]:
+        """Indices (g,) into ``signed`` of a text's grams, and which of them (g,) count.
+
+        Of those that meet at a place the last one does, whatever its sign; pairs come after words.
+        """
+        words = unpacked(self._memory.of(clip(text).lower()))
+        found = np.concatenate((words, _pairs(words)))
+        place, order = found & _PLACE, np.arange(len(found))
+        last = np.empty(N_GRAMS, np.int64)
+        last[place] = order
+        return found, last[place] == order
+
+    def find_many(self, texts: Sequence[str]) -> tuple[IntArray, IntArray]:
+        """The same of many texts, without a step per text: of what counts row and index (g,).
+
+        Rows are ascending.
+        """
+        parts = [self._memory.of(clip(text).lower()) for text in texts]
+        words = unpacked(b"".join(parts))
+        lengths = np.array(list(map(len, parts)), np.int64) // words.itemsize
+        row = np.repeat(np.arange(len(parts)), lengths)
+        inside = row[1:] == row[:-1]
+        found = np.concatenate((words, _pairs(words)[inside]))
+        row = np.concatenate((row, row[1:][inside]))
+        # Sorted by row, by place and by what came last, all in one number; signs ride along.
+        key = (row << _PLACE_BITS | found & _PLACE) << _ORDER_BITS | np.arange(len(found))
+        key = key << 1 | found >> _PLACE_BITS
+        key.sort()
+        taken = key >> _ORDER_BITS + 1
+        counts = np.append(taken[1:] != taken[:-1], True)[: len(taken)]
+        taken, sign = taken[counts], key[counts] & 1
+        return taken >> _PLACE_BITS, taken & _PLACE | sign << _PLACE_BITS
 
     def vectors(self, texts: Sequence[str]) -> FloatArray:
-        """Vectors (n, ``N_GRAMS``) of many texts: the same, without a step per text."""
-        words = [_find_words(clip(text).lower()) for text in texts]
-        lengths = np.fromiter(map(len, words), np.intp, len(words))
-        hashes = np.array(list(map(self._hash_of, chain.from_iterable(words))), np.uint32)
-        row = np.repeat(np.arange(len(words)), lengths)
-        inside = row[1:] == row[:-1]
-        pairs = _pairs(hashes)[inside]
-        out = np.zeros((len(words), N_GRAMS))
-        for at, found in ((row, hashes), (row[1:][inside], pairs)):
-            place = (found & _PLACE_AND_SIGN).astype(np.intp)
-            out[at, place & (N_GRAMS - 1)] = self._signed.take(place)
+        """Vectors (n, ``N_GRAMS``) of many texts."""
+        row, index = self.find_many(texts)
+        out = np.zeros((len(texts), N_GRAMS))
+        out[row, index & _PLACE] = self.signed[index]
         length = np.sqrt(np.einsum("ij,ij->i", out, out))
         out /= np.where(length > 0, length, 1.0)[:, None]
         return out
@@ -111,8 +124,45 @@ class WordGrams:
     @classmethod
     def of(cls, texts: Sequence[str]) -> WordGrams:
         """Weights from the texts to learn from: 1 + log((1 + n) / (1 + texts with that place))."""
-        hash_of = _WordHashes().__getitem__
+        find = cls(np.ones(N_GRAMS)).find
         with_place = np.zeros(N_GRAMS)
         for text in texts:
-            with_place[gram_hashes(text, hash_of) & _PLACE] += 1.0
+            with_place[find(text)[0] & _PLACE] += 1.0
         return cls(1.0 + np.log((1.0 + len(texts)) / (1.0 + with_place)))
+
+
+class GramProduct:
+    """``grams.vectors(texts) @ weight`` for one weight (``N_GRAMS``, K), without the vectors.
+
+    A text takes some forty of the places: their rows of the weight are summed.
+    """
+
+    def __init__(self, grams: WordGrams, weight: FloatArray) -> None:
+        self._grams = grams
+        # Rows as they enter with either sign; the last column adds up to the squared length.
+        both = np.hstack((np.vstack((weight, weight)), grams.signed[:, None]))
+        self._rows = both * grams.signed[:, None]
+
+    def one(self, text: str) -> FloatArray:
+        """The product (K,) of one text."""
+        index, counts = self._grams.find(text)
+        total = counts.astype(np.float64).dot(self._rows.take(index, 0))
+        square = float(total[-1])
+        product: FloatArray = total[:-1]
+        if square > 0.0:
+            product *= 1.0 / math.sqrt(square)
+        return product
+
+    def many(self, texts: Sequence[str]) -> FloatArray:
+        """The products (n, K) of many texts."""
+        row, index = self._grams.find_many(texts)
+        total = np.zeros((len(texts), self._rows.shape[1]))
+        counts = np.bincount(row, minlength=len(texts))
+        some = counts > 0
+        if some.any():
+            starts = (np.cumsum(counts) - counts)[some]
+            total[some] = np.add.reduceat(self._rows.take(index, 0), starts, axis=0)
+        square = total[:, -1:]
+        square[square == 0.0] = 1.0
+        product: FloatArray = total[:, :-1] / np.sqrt(square)
+        return product

@@ -22,7 +22,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from router import embedding, static_embedding
+from router import embedding, static_embedding, word_memory
 from router.embedding import (
     SentenceTransformerEmbedder,
     StaticEmbedder,
@@ -33,6 +33,7 @@ from router.embedding import (
 )
 from router.errors import EmbeddingError, MissingExtraError
 from router.text import MAX_CHARACTERS, readable
+from router.word_memory import unpacked
 from tests.minilm import TEXTS, minilm_folder, static_folder, tiny_encoder, tiny_tokenizer
 from training.distill import prune_tokenizer, usable_tokens, write_static_folder
 
@@ -163,7 +164,7 @@ def test_work_does_not_grow_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) ->
     embedder = StaticEmbedder.load(static_folder())
     split = embedder._split
 
-    def counting(text: str) -> list[int]:
+    def counting(text: str) -> bytes:
         read.append(len(text))
         return split(text)
 
@@ -194,7 +195,7 @@ def test_similar_questions_are_close() -> None:
 
 def test_threads_share_one_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
     # So few remembered words that threads keep clearing them under each other.
-    monkeypatch.setattr(static_embedding, "_MAX_WORDS", 5)
+    monkeypatch.setattr(word_memory, "_MAX_PIECES", 5)
     embedder = StaticEmbedder.load(static_folder())
     texts = [f"{text} {i}" for i in range(40) for text in TEXTS[:7]]
     expected = by_hand(static_folder(), texts)
@@ -203,16 +204,23 @@ def test_threads_share_one_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(np.array(found), expected, atol=1e-5)
 
 
-def test_remembered_words_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static_embedding, "_MAX_WORDS", 10)
+def test_words_are_remembered_with_the_tokenizers_ids() -> None:
     tokenizer = Tokenizer.from_file(str(static_folder() / "tokenizer.json"))
-    words = static_embedding._WordIds(tokenizer, tokenizer.model, tokenizer.normalizer)
-    for i in range(100):
-        assert list(words[f"cat{i}"]) == tokenizer.encode(f"cat{i}").ids
-        assert len(words) <= 10
-    long = "x" * 10_000
-    assert list(words[long]) == tokenizer.encode(long).ids
-    assert long not in words
+    memory = static_embedding._remembered(tokenizer, True, 100)
+    for text in ("Cats", "(cats,\tdogs)", "x" * 10_000, "naïve", "", "\n", "..."):
+        expected = tokenizer.encode(text, add_special_tokens=False).ids
+        for _ in range(2):
+            assert unpacked(memory.of(text)).tolist() == expected
+    # A piece, and the words and marks in it, which other pieces may have too.
+    assert {"(cats,\tdogs)", "(", "cats", ",", "dogs"} <= set(memory)
+
+
+def test_vectors_are_the_same_one_by_one_and_together() -> None:
+    """To the last bit: training reads many, serving one."""
+    texts = [*TEXTS, "", "a  b\n\nc", "\ud800 cat"]
+    np.testing.assert_array_equal(
+        shipped().embed(texts), [shipped().embed_one(text) for text in texts]
+    )
 
 
 def test_the_shipped_folder_is_small_half_precision_and_without_unused_tokens() -> None:

@@ -17,6 +17,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from router.errors import ArtifactError
 from router.estimators import (
     CostEstimator,
+    Linear,
     LinearScore,
     LogLinearHead,
     Member,
@@ -149,6 +150,26 @@ def test_row_by_row_is_the_same_as_together() -> None:
     for row in range(N):
         alone = estimator.predict(x[row : row + 1], similarity[row : row + 1])
         assert alone[0] == pytest.approx(together[row], abs=1e-12)
+
+
+def test_one_request_without_a_first_dimension_is_that_request() -> None:
+    estimator, (x, similarity) = SuccessEstimator(members()), asked()
+    costs = cost_estimator([1.0, math.nan, 2.0], [3.0, 4.0, 5.0])
+    for row in (0, 7):
+
+        def etas(parts: tuple[Linear, ...], at: int = row) -> list[FloatArray]:
+            return [x[at, : len(weight)] @ weight + bias for weight, bias in parts]
+
+        p = estimator.from_eta(etas(estimator.linear), similarity[row])
+        assert p == pytest.approx(estimator.predict(x, similarity)[row], abs=1e-12)
+        assert costs.from_eta(etas(costs.linear)) == pytest.approx(costs.predict(x)[row])
+
+
+def test_only_heads_that_some_price_asks_for_are_worked_out() -> None:
+    known, unknown = [1.0, 1.0, 1.0], [math.nan] * 3
+    assert len(cost_estimator(known, known).linear) == 2
+    assert len(cost_estimator(unknown, known).linear) == 1
+    assert len(cost_estimator([1.0, math.nan, 1.0], known).linear) == 3
 
 
 def test_no_rows_give_no_predictions() -> None:

@@ -42,7 +42,7 @@ def unit(n: int, seed: int = 0) -> Float32Array:
 
 def features_of(made: InputMap, query: str) -> FloatArray:
     """The query features as they enter."""
-    return made.one(query, unit(1)[0], unit(M) @ unit(1)[0])[0, D:DENSE]
+    return made.narrow(query, unit(1)[0], unit(M) @ unit(1)[0])[D:DENSE]
 
 
 def test_parts_stand_in_their_order() -> None:
@@ -62,12 +62,12 @@ def test_parts_stand_in_their_order() -> None:
 
 def test_the_kernel_is_one_at_a_reference_and_fades() -> None:
     references = unit(M)
-    x = MADE.one("hello", references[2], references @ references[2])
-    kernel = x[0, -M:]
+    x = MADE.narrow("hello", references[2], references @ references[2])
+    kernel = x[-M:]
     assert kernel[2] == pytest.approx(1.0, abs=1e-5)
     assert (np.delete(kernel, 2) < 1).all() and (kernel > 0).all()
-    nothing = MADE.one("", np.zeros(D, np.float32), np.zeros(M, np.float32))
-    assert nothing[0, -M:] == pytest.approx(np.full(M, np.exp(-KERNEL_WIDTH)))
+    nothing = MADE.narrow("", np.zeros(D, np.float32), np.zeros(M, np.float32))
+    assert nothing[-M:] == pytest.approx(np.full(M, np.exp(-KERNEL_WIDTH)))
     assert np.isfinite(nothing).all()
 
 
@@ -76,15 +76,24 @@ def test_one_query_is_read_as_it_is_among_many(made: InputMap) -> None:
     queries = [*TEXTS, *HARD_QUERIES]
     embeddings = unit(len(queries))
     references = unit(M, seed=1)
-    together = made.many(queries, embeddings, embeddings @ references.T)
+    similarity = embeddings @ references.T
+    together = made.narrow_many(queries, embeddings, similarity)
     assert np.isfinite(together).all()
     for i, query in enumerate(queries):
-        alone = made.one(query, embeddings[i], references @ embeddings[i])
-        assert alone.shape == (1, together.shape[1]) and alone.dtype == np.float64
-        np.testing.assert_allclose(alone[0], together[i], rtol=0, atol=1e-6)
-        np.testing.assert_allclose(
-            alone[0, : -M or None][D:], together[i, : -M or None][D:], atol=0
-        )
+        alone = made.narrow(query, embeddings[i], similarity[i])
+        assert alone.shape == together[i].shape and alone.dtype == np.float64
+        np.testing.assert_allclose(alone, together[i], rtol=1e-6, atol=0)
+        np.testing.assert_array_equal(alone[:DENSE], together[i, :DENSE])
+
+
+@pytest.mark.parametrize("made", [OLD, MADE])
+def test_the_narrow_inputs_are_all_but_the_word_grams(made: InputMap) -> None:
+    embeddings = unit(len(TEXTS))
+    similarity = embeddings @ unit(M, seed=1).T
+    x = made.many(TEXTS, embeddings, similarity)
+    beside = np.ones(x.shape[1], bool)
+    beside[DENSE : DENSE + N_GRAMS] = False
+    np.testing.assert_array_equal(made.narrow_many(TEXTS, embeddings, similarity), x[:, beside])
 
 
 def test_no_queries() -> None:

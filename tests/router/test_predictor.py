@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from router.inputs import InputMap
 from router.predictor import Predictor
 from router.query_features import N_FEATURES
 from router.word_grams import N_GRAMS
+from tests.artifacts import HARD_QUERIES
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -44,7 +44,8 @@ class HashEmbedder:
     def embed_one(self, text: str) -> Float32Array:
         if not text.strip():
             return np.zeros(DIMENSION, np.float32)
-        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+        encoded = text.encode("utf-8", "surrogatepass")
+        seed = int.from_bytes(hashlib.blake2b(encoded, digest_size=4).digest(), "big")
         vector = np.random.default_rng(seed).standard_normal(DIMENSION)
         result: Float32Array = (vector / np.linalg.norm(vector)).astype(np.float32)
         return result
@@ -61,8 +62,8 @@ def head(rng: np.random.Generator) -> LogLinearHead:
     )
 
 
-def predictor(min_similarity: float = -1.0) -> Predictor:
-    rng = np.random.default_rng(0)
+def predictor(min_similarity: float = -1.0, seed: int = 0) -> Predictor:
+    rng = np.random.default_rng(seed)
     success = (rng.random((M, T)) < 0.6).astype(float)
     return Predictor(
         HashEmbedder(),
@@ -112,6 +113,19 @@ def test_predictions_are_the_estimators_of_what_the_input_map_makes() -> None:
     found = made.predict(QUERIES)
     assert found.p_success == pytest.approx(made.success.predict(x, similarity), abs=1e-6)
     assert found.cost_usd == pytest.approx(made.cost.predict(x))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_query_is_predicted_by_the_dense_formula(seed: int) -> None:
+    """Embedding, features, grams and kernel in one row, times each estimator's own weights."""
+    made = predictor(seed=seed)
+    for query in (*QUERIES, *HARD_QUERIES):
+        embedding = made.embedder.embed_one(query)
+        similarity = made.references.dot(embedding)[None]
+        x = made.input_map.many([query], embedding[None], similarity)
+        p, cost, _ = made.predict_one(query)
+        assert p == pytest.approx(made.success.predict(x, similarity)[0].tolist(), abs=1e-9)
+        assert cost == pytest.approx(made.cost.predict(x)[0].tolist(), rel=1e-9)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 25, 26])
@@ -201,7 +215,7 @@ def test_references_that_do_not_fit_embedder_or_estimators_are_refused() -> None
     ):
         with pytest.raises(ArtifactError, match=r"^expected .* in the artifact"):
             Predictor.from_arrays(
-                replace(made, references=references).to_arrays(),  # type: ignore[arg-type]
+                {**made.to_arrays(), "references": references},
                 embedder=made.embedder,
                 dimension=DIMENSION,
                 members=MEMBERS,

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import word_grams as module
+from router import word_memory
 from router.text import EDGE_CHARACTERS
-from router.word_grams import N_GRAMS, WordGrams
+from router.word_grams import N_GRAMS, GramProduct, WordGrams
 from tests.artifacts import HARD_QUERIES
 from tests.command_line import run_python
 
@@ -35,6 +35,18 @@ TEXTS = [
 PLAIN = WordGrams(np.ones(N_GRAMS))
 # What each place counts differs from place to place.
 WEIGHTED = WordGrams(np.random.default_rng(0).uniform(0.5, 5.0, N_GRAMS))
+WEIGHT = np.random.default_rng(1).normal(size=(N_GRAMS, 5))
+
+
+def vector_of(grams: WordGrams, text: str) -> FloatArray:
+    """The vector of one text, in the way in which one query is read when it is routed."""
+    index, counts = grams.find(text)
+    assert index.shape == counts.shape
+    out = np.zeros(N_GRAMS)
+    out[index[counts] % N_GRAMS] = grams.signed[index[counts]]
+    assert len(np.unique(index[counts] % N_GRAMS)) == counts.sum()
+    length = float(np.sqrt(out @ out))
+    return out / length if length else out
 
 
 def hash_of(word: str) -> int:
@@ -73,25 +85,24 @@ def by_definition(words: list[str], weight: FloatArray) -> FloatArray:
 def test_words_and_pairs_of_neighbours_have_a_place_and_a_sign(text: str, words: list[str]) -> None:
     for grams in (PLAIN, WEIGHTED):
         expected = by_definition(words, grams.weight)
-        np.testing.assert_allclose(grams.vector(text), expected, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(grams.vectors([text])[0], expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(vector_of(grams, text), expected, rtol=0, atol=1e-12)
 
 
 def test_a_word_of_its_own_is_one_signed_place() -> None:
     for word in ("apple", "pear", "λ"):
-        vector = PLAIN.vector(word)
+        vector = vector_of(PLAIN, word)
         (place,) = np.flatnonzero(vector)
         assert place == hash_of(word) % N_GRAMS
         assert abs(vector[place]) == 1.0
     # Both signs occur, about equally often.
-    signs = [PLAIN.vector(f"{a}{b}").sum() for a in "abcdefghij" for b in "klmnopqrst"]
+    signs = [vector_of(PLAIN, f"{a}{b}").sum() for a in "abcdefghij" for b in "klmnopqrst"]
     assert 30 < signs.count(1.0) < 70
     assert set(signs) == {1.0, -1.0}
 
 
 def test_digits_are_alike_and_their_number_is_not() -> None:
     def same(a: str, b: str) -> bool:
-        return bool((PLAIN.vector(a) == PLAIN.vector(b)).all())
+        return bool((vector_of(PLAIN, a) == vector_of(PLAIN, b)).all())
 
     assert same("12 apples", "57 apples")
     assert same("in 1999, x1", "in 2024, x7")
@@ -102,7 +113,7 @@ def test_digits_are_alike_and_their_number_is_not() -> None:
 
 def test_letter_case_and_spacing_are_of_no_effect_and_order_is() -> None:
     def close(a: str, b: str) -> float:
-        return float(PLAIN.vector(a) @ PLAIN.vector(b))
+        return float(vector_of(PLAIN, a) @ vector_of(PLAIN, b))
 
     assert close("Dog  BITES man", "dog bites\nman") == pytest.approx(1.0)
     # The same three words, other pairs.
@@ -112,14 +123,14 @@ def test_letter_case_and_spacing_are_of_no_effect_and_order_is() -> None:
 
 
 def test_how_often_a_word_occurs_does_not_count() -> None:
-    once, often = PLAIN.vector("the cat the"), PLAIN.vector("the cat " * 50 + "the")
+    once, often = vector_of(PLAIN, "the cat the"), vector_of(PLAIN, "the cat " * 50 + "the")
     assert (once == often).all()
     assert len(np.flatnonzero(once)) == 4  # both words, and both of their pairs
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t \u2003", "\x00"[:0]])
 def test_a_text_without_words_is_zero(text: str) -> None:
-    assert not PLAIN.vector(text).any()
+    assert not vector_of(PLAIN, text).any()
     rows = PLAIN.vectors([text, "a word", text])
     assert not rows[[0, 2]].any()
     assert rows[1] @ rows[1] == pytest.approx(1.0)
@@ -136,8 +147,7 @@ def test_one_text_is_read_as_it_is_among_many(grams: WordGrams) -> None:
     together = grams.vectors(texts)
     assert together.shape == (len(texts), N_GRAMS) and together.dtype == np.float64
     for row, text in zip(together, texts, strict=True):
-        np.testing.assert_allclose(grams.vector(text), row, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(grams.vectors([text])[0], row, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(vector_of(grams, text), row, rtol=0, atol=1e-12)
         assert row @ row == pytest.approx(1.0 if text.strip() else 0.0)
         assert np.isfinite(row).all()
     # No pair reaches from one text into the next.
@@ -149,14 +159,14 @@ def test_one_text_is_read_as_it_is_among_many(grams: WordGrams) -> None:
 def test_any_texts_are_read_one_by_one_as_together(texts: list[str]) -> None:
     together = WEIGHTED.vectors(texts)
     for row, text in zip(together, texts, strict=True):
-        alone = WEIGHTED.vector(text)
+        alone = vector_of(WEIGHTED, text)
         np.testing.assert_allclose(alone, row, rtol=0, atol=1e-12)
         assert alone @ alone == pytest.approx(1.0) or not alone.any()
 
 
 @given(st.text(st.characters(), max_size=30), st.integers(0xD800, 0xDFFF))
 def test_a_lone_surrogate_breaks_nothing(text: str, code: int) -> None:
-    vector = PLAIN.vector(f"{text} a{chr(code)}b")
+    vector = vector_of(PLAIN, f"{text} a{chr(code)}b")
     assert vector @ vector == pytest.approx(1.0)
 
 
@@ -168,19 +178,19 @@ def test_places_that_meet_are_read_alike_one_by_one_and_together() -> None:
     ]
     together = WEIGHTED.vectors(texts)
     for row, text in zip(together, texts, strict=True):
-        np.testing.assert_allclose(WEIGHTED.vector(text), row, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(vector_of(WEIGHTED, text), row, rtol=0, atol=1e-12)
         np.testing.assert_allclose(by_definition(text.split(), WEIGHTED.weight), row, atol=1e-12)
 
 
 def test_of_a_long_text_the_part_is_read_that_all_read() -> None:
     words = [f"w{'abcdefghij'[i % 10]}{'klmnopqrst'[i // 10 % 10]}" for i in range(100_000)]
     text = " ".join(words)
-    vector = PLAIN.vector(text)
+    vector = vector_of(PLAIN, text)
     assert vector @ vector == pytest.approx(1.0)
     read = f"{text[:EDGE_CHARACTERS]} {text[-EDGE_CHARACTERS:]}"
-    assert (vector == PLAIN.vector(read)).all()
+    assert (vector == vector_of(PLAIN, read)).all()
     middle = " ".join([*words[:50_000], "unseen", *words[50_000:]])
-    assert (PLAIN.vector(middle) == vector).all()
+    assert (vector_of(PLAIN, middle) == vector).all()
 
 
 def test_weights_are_inverse_document_frequencies() -> None:
@@ -205,7 +215,7 @@ def test_weights_are_inverse_document_frequencies() -> None:
 
 def test_rare_words_count_more() -> None:
     grams = WordGrams.of(["the cat", "the dog", "the sun", "the sea"])
-    vector = grams.vector("the cat")
+    vector = vector_of(grams, "the cat")
     the, cat = (abs(vector[hash_of(word) % N_GRAMS]) for word in ("the", "cat"))
     assert cat > the > 0
 
@@ -229,25 +239,47 @@ print(hashlib.sha256(np.sign(rows).astype(np.int8).tobytes()).hexdigest())
     assert held == "139938141c9c6edcdfdf1755fa5e1a2a1031c1688e298d8c6b64a317b64ceabf"
 
 
+@pytest.mark.parametrize("grams", [PLAIN, WEIGHTED])
+def test_a_product_is_that_of_the_vectors(grams: WordGrams) -> None:
+    rng = random.Random(0)
+    long = " ".join("".join(rng.choices("abcdefgh", k=4)) for _ in range(3000))
+    texts = ["", *TEXTS, " ", *HARD_QUERIES, long, ""]
+    expected = grams.vectors(texts) @ WEIGHT
+    made = GramProduct(grams, WEIGHT)
+    np.testing.assert_allclose(made.many(texts), expected, rtol=0, atol=1e-12)
+    for text, row in zip(texts, expected, strict=True):
+        np.testing.assert_allclose(made.one(text), row, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(made.many([text])[0], row, rtol=0, atol=1e-12)
+
+
+@given(st.lists(st.text(max_size=40), max_size=8))
+def test_a_product_of_any_texts_is_that_of_the_vectors(texts: list[str]) -> None:
+    made = GramProduct(WEIGHTED, WEIGHT)
+    found = made.many(texts)
+    assert found.shape == (len(texts), 5)
+    np.testing.assert_allclose(found, WEIGHTED.vectors(texts) @ WEIGHT, rtol=0, atol=1e-12)
+    for text, row in zip(texts, found, strict=True):
+        np.testing.assert_allclose(made.one(text), row, rtol=0, atol=1e-12)
+
+
+def test_a_product_with_nothing_known_of_a_column_leaves_the_others() -> None:
+    made = GramProduct(WEIGHTED, np.where(np.arange(5) == 2, np.nan, WEIGHT))
+    known = [0, 1, 3, 4]
+    for found in (made.one(TEXTS[0]), made.many(TEXTS[:1])[0]):
+        assert np.isnan(found[2])
+        np.testing.assert_allclose(
+            found[known], vector_of(WEIGHTED, TEXTS[0]) @ WEIGHT[:, known], atol=1e-12
+        )
+
+
 def test_threads_may_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while the memory of words is emptied all the time."""
-    monkeypatch.setattr(module, "_MAX_WORDS", 20)
+    monkeypatch.setattr(word_memory, "_MAX_PIECES", 20)
     grams = WordGrams(WEIGHTED.weight)
+    made = GramProduct(grams, WEIGHT)
     texts = [f"{'abcdefghij'[i % 10]}q {'klmnopqrst'[i // 10 % 10]}z what {i}" for i in range(400)]
-    expected = WEIGHTED.vectors(texts)
+    expected = WEIGHTED.vectors(texts) @ WEIGHT
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            found = list(pool.map(grams.vector, texts))
+            found = list(pool.map(made.one, texts))
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-
-
-def test_remembered_words_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_WORDS", 100)
-    memory = module._WordHashes()
-    for i in range(1000):
-        assert memory["x" * (i % 30) + "abc"[i % 3] + chr(0x4E00 + i)] > 0
-        assert len(memory) <= 100
-    memory.clear()
-    assert memory["y" * 33] == hash_of("y" * 33)
-    assert memory["Word".lower()] == memory["word"] == hash_of("word")
-    assert list(memory) == ["word"]  # a very long word is not kept
