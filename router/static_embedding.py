@@ -40,7 +40,7 @@ _TABLE_KEY = "embedding.weight"
 
 
 class StaticEmbedder:
-    """Mean of token rows; a short query takes about a tenth of the time of tokenizing it.
+    """Mean of token rows; a short query takes about a seventh of the time of tokenizing it.
 
     Takes the bytes of ``tokenizer.json`` and ``model.safetensors``, so that a caller who has
     checked their digests parses exactly what was checked. Raises EmbeddingError where they are
@@ -162,7 +162,7 @@ def _split_into_tokens(tokenizer: Tokenizer) -> Callable[[str], bytes]:
     """Text -> packed token ids: word by word where that is exact, else as the tokenizer does.
 
     A BERT tokenizer always parts words at white space and at ASCII punctuation and looks at nothing
-    beyond a word, so ids of words can be remembered. That is ten times as fast as tokenizing.
+    beyond a word, so ids of words can be remembered. That is some twenty times as fast as tokenizing.
     """
     normalizer, model = tokenizer.normalizer, tokenizer.model
     if (
@@ -172,10 +172,10 @@ def _split_into_tokens(tokenizer: Tokenizer) -> Callable[[str], bytes]:
         or tokenizer.get_added_tokens_decoder()
     ):
         return lambda text: _tokenized(tokenizer, text)
-    return _remembered(tokenizer, bool(normalizer.lowercase), model.max_input_chars_per_word).of
+    return _remembered(tokenizer, model, bool(normalizer.lowercase)).of
 
 
-def _remembered(tokenizer: Tokenizer, lowercase: bool, longest_word: int) -> WordMemory:
+def _remembered(tokenizer: Tokenizer, model: WordPiece, lowercase: bool) -> WordMemory:
     """Packed token ids by piece of text and, within it, by word."""
     find_words = re.compile(r"[^ \t\n\r!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]").findall
 
@@ -183,11 +183,10 @@ def _remembered(tokenizer: Tokenizer, lowercase: bool, longest_word: int) -> Wor
         words = find_words(piece)
         if words != [piece]:
             return b"".join(map(memory.__getitem__, words))
-        if piece.isascii() and piece.isalnum() and len(piece) <= longest_word:
-            # A plain word that is itself a token needs no tokenizing.
-            whole = tokenizer.token_to_id(piece.lower() if lowercase else piece)
-            if whole is not None:
-                return packed((whole,))
+        if piece.isascii() and piece.isalnum():
+            # A plain word needs no normalizing but for its case, which is most of the time.
+            tokens = model.tokenize(piece.lower() if lowercase else piece)
+            return packed([token.id for token in tokens])
         return _tokenized(tokenizer, piece)
 
     memory = WordMemory(find)

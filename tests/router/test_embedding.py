@@ -206,8 +206,19 @@ def test_threads_share_one_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_words_are_remembered_with_the_tokenizers_ids() -> None:
     tokenizer = Tokenizer.from_file(str(static_folder() / "tokenizer.json"))
-    memory = static_embedding._remembered(tokenizer, True, 100)
-    for text in ("Cats", "(cats,\tdogs)", "x" * 10_000, "naïve", "", "\n", "..."):
+    memory = static_embedding._remembered(tokenizer, tokenizer.model, True)
+    for text in (
+        "Cats",
+        "(cats,\tdogs)",
+        "Geopoliticq7",
+        "x" * 100,
+        "x" * 101,
+        "x" * 10_000,
+        "naïve",
+        "",
+        "\n",
+        "...",
+    ):
         expected = tokenizer.encode(text, add_special_tokens=False).ids
         for _ in range(2):
             assert unpacked(memory.of(text)).tolist() == expected
