@@ -26,6 +26,7 @@ from router.decision import Predictions
 from router.routing import Router
 from training.metrics import calibration_error, expected_outcome
 from training.pipeline import SHARE_OUTSIDE, train
+from training.search import Objective
 from training.split import split_table
 from training.synthetic import make_world
 from training.synthetic_queries import SyntheticQuery, write_queries
@@ -267,12 +268,20 @@ def readings(
     )
 
 
-def trained(table: OutcomeTable, estimator: str, seed: int, say: Say, label: str) -> Router:
+def trained(
+    table: OutcomeTable,
+    estimator: str,
+    seed: int,
+    say: Say,
+    label: str,
+    objective: Objective | None = None,
+) -> Router:
     """The real pipeline's router of ``table``, out of a folder that is gone again."""
     with tempfile.TemporaryDirectory(prefix="cps-router-bench-") as folder:
         result = train(
             table,
             Path(folder) / "artifact",
+            objective=objective,
             estimator=estimator,
             seed=seed,
             track=False,

@@ -18,6 +18,7 @@ from benchmarks import (
     escalation,
     fold_tables,
     folds,
+    outside,
     process,
     quality,
     results,
@@ -443,15 +444,18 @@ def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
     for module, name in ((serving, "Serving"), (quality, "Quality"), (folds, "Nested folds")):
         monkeypatch.setattr(module, "measure", part(name))
     monkeypatch.setattr(escalation, "measure", part("Escalation"))
+    monkeypatch.setattr(outside, "measure", part("Outside"))
     monkeypatch.setattr(run, "_languages", part("Languages"))
 
     def parts(*arguments: str) -> list[str]:
         run.main([*arguments, "--json"])
         return [name for name in json.loads(capsys.readouterr().out) if name != "environment"]
 
-    assert parts() == ["serving", "quality", "nested folds", "escalation", "languages"]
+    named = ["serving", "quality", "nested folds", "escalation", "languages", "outside"]
+    assert parts() == named
     assert parts("--folds") == ["nested folds"]
     assert parts("--only", "quality") == ["quality"]
+    assert parts("--only", "outside") == ["outside"]
 
 
 def test_a_set_nobody_knows_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,9 @@ MAX_FITTING_REQUESTS = 30_000
 # Fewer rows could neither be fitted and cross-fitted nor tested.
 MIN_COMPLETE_REQUESTS = 30
 
+# With fewer different queries to fit on, training says that it flags too many of their like:
+# benchmarks/outside.py measures how many.
+FEW_QUERIES = 100
 # From these shares on, training says that requests repeat a text, or are too long for a tier.
 NOTEWORTHY_COPIES = 0.05
 NOTEWORTHY_LONG = 0.01
@@ -74,6 +77,13 @@ class Prepared:
             said.append(
                 f"{copies:.0%} of the training requests repeat a text; the success floor is about "
                 "different texts, each counted once, not about traffic with its repetitions."
+            )
+        n_different = len(np.unique(query_hashes(self.fitting.query)))
+        if n_different < FEW_QUERIES:
+            said.append(
+                f"{n_different} different queries to fit on are few to tell what is unlike them: "
+                "about 1 % of queries like them may count as out of distribution and go to the "
+                "safe tier, where 0.1 % is meant; train again when you have logged more."
             )
         if self.fitting.n_requests == MAX_FITTING_REQUESTS:
             said.append(

@@ -375,6 +375,19 @@ def test_queries_unlike_the_training_ones_go_to_the_safe_tier(
     assert sum(d.reason == "policy" for d in known) > 280
 
 
+def test_without_a_limit_on_similarity_only_scripts_and_words_are_strange(
+    table: OutcomeTable, tmp_path: Path
+) -> None:
+    # An emoji is nothing to the token table: no word, and like no query.
+    emoji, foreign = "🙂", "民法と刑法の違い"
+    reasons = []
+    for name, limited in (("with", True), ("without", False)):
+        run(table, tmp_path / name, similarity_limit=limited)
+        router = Router.load(tmp_path / name)
+        reasons.append([router.route(text).reason for text in (emoji, foreign)])
+    assert reasons == [["out-of-distribution"] * 2, ["policy", "out-of-distribution"]]
+
+
 # Objectives and options
 
 

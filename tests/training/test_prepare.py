@@ -158,6 +158,18 @@ def test_copies_are_remarked_on_above_one_in_twenty(
         assert "each counted once" in warnings[0]
 
 
+@pytest.mark.parametrize(("n_texts", "said"), [(160, True), (180, False)])
+def test_few_different_queries_to_fit_on_are_remarked_on(
+    n_texts: int, said: bool, embedder_folder: Path
+) -> None:
+    # 96 and 108 of them are fitted on.
+    rows = prepared(table_of(TEXTS[:n_texts]), embedder_folder)
+    warnings = rows.warnings(TIERS)
+    assert [warning.split(" are few")[0] for warning in warnings] == (
+        ["96 different queries to fit on"] if said else []
+    )
+
+
 @pytest.mark.parametrize(("n_long", "said"), [(0, False), (1, False), (2, True)])
 def test_queries_too_long_for_a_tier_are_remarked_on_above_one_in_a_hundred(
     n_long: int, said: bool, embedder_folder: Path
