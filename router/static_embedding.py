@@ -162,7 +162,7 @@ def _split_into_tokens(tokenizer: Tokenizer) -> Callable[[str], bytes]:
     """Text -> packed token ids: word by word where that is exact, else as the tokenizer does.
 
     A BERT tokenizer always parts words at white space and at ASCII punctuation and looks at nothing
-    beyond a word, so ids of words can be remembered. That is some twenty times as fast as tokenizing.
+    beyond a word, so ids of words can be remembered. That is twenty times as fast as tokenizing.
     """
     normalizer, model = tokenizer.normalizer, tokenizer.model
     if (
