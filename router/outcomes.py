@@ -89,17 +89,17 @@ class Outcome:
             raise OutcomeError("tier and model are missing")
 
         success, score = success_of(row, success_threshold)
-        cost_usd = _number(get("cost_usd"), "cost_usd")
-        input_tokens = _count(get("input_tokens"), "input_tokens")
-        output_tokens = _count(get("output_tokens"), "output_tokens")
+        cost_usd = number_of(get("cost_usd"), "cost_usd")
+        input_tokens = count_of(get("input_tokens"), "input_tokens")
+        output_tokens = count_of(get("output_tokens"), "output_tokens")
         if cost_usd is None and (input_tokens is None or output_tokens is None):
             raise OutcomeError("cost_usd is missing, and so are input_tokens or output_tokens")
-        cached = _count(get("cached_input_tokens"), "cached_input_tokens") or 0
-        written = _count(get("cache_write_tokens"), "cache_write_tokens") or 0
+        cached = count_of(get("cached_input_tokens"), "cached_input_tokens") or 0
+        written = count_of(get("cache_write_tokens"), "cache_write_tokens") or 0
         if input_tokens is not None and cached + written > input_tokens:
             raise OutcomeError("cached_input_tokens and cache_write_tokens exceed input_tokens")
 
-        propensity = _number(get("propensity"), "propensity")
+        propensity = number_of(get("propensity"), "propensity")
         if propensity is not None and not 0.0 < propensity <= 1.0:
             raise OutcomeError("propensity is not above 0 and at most 1")
         split = label(get("split"), "split")
@@ -119,11 +119,11 @@ class Outcome:
             cached_input_tokens=cached,
             cache_write_tokens=written,
             task=label(get("task"), "task"),
-            latency_s=_number(get("latency_s"), "latency_s"),
+            latency_s=number_of(get("latency_s"), "latency_s"),
             propensity=propensity,
             attempt=attempt_of(row),
             session_id=label(get("session_id"), "session_id"),
-            at=_time(get("at")),
+            at=time_of(get("at")),
             artifact_id=label(get("artifact_id"), "artifact_id"),
             split=split,
             score=score,
@@ -145,6 +145,13 @@ _REQUIRED = ("request_id", "query", "success")
 _DEFAULTS: dict[str, object] = {field.name: field.default for field in fields(Outcome)}
 COLUMNS: tuple[str, ...] = tuple(_DEFAULTS)
 """Names of the columns of the contract, in the order of `Outcome`."""
+METADATA_KEYS: dict[str, str] = {
+    "cps_router.propensity": "propensity",
+    "cps_router.tier": "tier",
+    "cps_router.task": "task",
+    "cps_router.artifact_id": "artifact_id",
+}
+"""Under which key a log's free metadata carries a column that no log format has a field for."""
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, Outcome | OutcomeError]]:
@@ -253,7 +260,7 @@ def success_of(
     Raises:
         OutcomeError: either is something else.
     """
-    score = _number(row.get("score"), "score", low=-math.inf)
+    score = number_of(row.get("score"), "score", low=-math.inf)
     if success_threshold is not None and score is not None:
         return float(score >= success_threshold), score
     return _success(row.get("success")), score
@@ -265,7 +272,7 @@ def attempt_of(row: Mapping[str, object]) -> int:
     Raises:
         OutcomeError: it is no count from 1.
     """
-    attempt = _count(row.get("attempt"), "attempt")
+    attempt = count_of(row.get("attempt"), "attempt")
     if attempt == 0:
         raise OutcomeError("attempt is below 1")
     return 1 if attempt is None else int(attempt)
@@ -282,7 +289,7 @@ def _success(value: object) -> float:
             return word
     elif isinstance(value, np.bool_):  # neither an int nor a bool
         return float(value)
-    number = _number(value, "success")
+    number = number_of(value, "success")
     if number is None:
         raise OutcomeError("success is missing")
     if number > 1.0:
@@ -290,7 +297,12 @@ def _success(value: object) -> float:
     return number
 
 
-def _number(value: object, name: str, *, low: float = 0.0) -> float | None:
+def number_of(value: object, name: str, *, low: float = 0.0) -> float | None:
+    """A finite number of at least ``low``, also out of text; None and blank text are none.
+
+    Raises:
+        OutcomeError: it is something else.
+    """
     if value is None:
         return None
     if type(value) is not float:
@@ -313,11 +325,16 @@ def _number(value: object, name: str, *, low: float = 0.0) -> float | None:
     return value
 
 
-def _count(value: object, name: str) -> int | None:
+def count_of(value: object, name: str) -> int | None:
+    """As `number_of`, but whole.
+
+    Raises:
+        OutcomeError: it is something else.
+    """
     if type(value) is int:
         number = value
     else:
-        real = _number(value, name)
+        real = number_of(value, name)
         if real is None:
             return None
         number = int(real)
@@ -330,7 +347,12 @@ def _count(value: object, name: str) -> int | None:
     return number
 
 
-def _time(value: object) -> datetime | None:
+def time_of(value: object) -> datetime | None:
+    """A moment in UTC out of ISO 8601 text, seconds since 1970, a datetime or a date.
+
+    Raises:
+        OutcomeError: it is something else.
+    """
     if value is None or value == "":
         return None
     try:

@@ -1,25 +1,25 @@
-"""The command line's training side: train, evaluate, data; the script ``cps-router``."""
+"""The command line's training side: train, evaluate, data, import; the script ``cps-router``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from router.cli import app, emit, run
-from router.errors import InputError, MissingExtraError
+from router.errors import InputError
+from training.cli_import import import_app
+from training.cli_parts import JsonFlag, extra, print_json, progress
 from training.defaults import DEFAULT_CONFIDENCE, MAX_BAD_SHARE
 
 data_app = typer.Typer(help="Named public outcome sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(import_app, name="import")
 
 DEFAULT_DATA_FOLDER = Path("cps-router-data")
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Outcomes = Annotated[Path, typer.Argument(help="Outcomes: .jsonl, .csv or .parquet.")]
 MaxBadShare = Annotated[float, typer.Option(help="Stop when more than this share of rows is bad.")]
 SuccessThreshold = Annotated[
@@ -83,7 +83,7 @@ def train(
     hash of the text) are not looked at; 40 % of the rest only certify the success floor.
     """
     asked = _objective(success_floor, floor_relative, success_value, budget, objective)
-    with _extra("train"):
+    with extra("train"):
         from router.tiers import TierSet
         from training.pipeline import check_options
         from training.pipeline import train as run_training
@@ -99,7 +99,7 @@ def train(
     tier_set = TierSet.from_toml(tiers)
     # Before the log is read, which may take minutes.
     check_options(tier_set, out, **options)
-    with _progress() as say:
+    with progress() as say:
         table = _read(outcomes, tier_set, max_bad_share, success_threshold, say)
         result = run_training(
             table,
@@ -116,7 +116,7 @@ def train(
     if as_json:
         summary = {**result.manifest, "artifact": str(out), "warnings": warnings}
         summary["mlflow_run_id"] = result.run.run_id if result.run else None
-        _print_json(summary)
+        print_json(summary)
     else:
         emit(training_text(result))
 
@@ -146,13 +146,13 @@ def evaluate(
 
     Compared on test rows only: queries that the artifact was trained on are left out and counted.
     """
-    with _extra("train"):
+    with extra("train"):
         from router.routing import Router
         from router.tiers import TierSet
         from training.evaluate import evaluate as run_evaluation
         from training.report_text import report_text
     router = Router.load(None if artifact == "default" else artifact)
-    with _progress() as say:
+    with progress() as say:
         tier_set = router.tiers if tiers is None else TierSet.from_toml(tiers)
         table = _read(outcomes, tier_set, max_bad_share, success_threshold, say)
         result = run_evaluation(
@@ -167,7 +167,7 @@ def evaluate(
     if report is not None:
         _write_report(report, result)
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     else:
         emit(report_text(result))
 
@@ -203,7 +203,7 @@ def data_list(as_json: JsonFlag = False) -> None:
         for info in DATASETS.values()
     ]
     if as_json:
-        _print_json({"datasets": rows})
+        print_json({"datasets": rows})
         return
     for row in rows:
         emit(f"{row['name']:<14} {row['description']} ({row['licence']}; {row['source']})")
@@ -216,12 +216,12 @@ def data_fetch(
     as_json: JsonFlag = False,
 ) -> None:
     """Fetch an outcome set, checked by SHA-256, and say where it is."""
-    with _extra("train"):
+    with extra("train"):
         from training.datasets import fetch
-    with _progress() as say:
+    with progress() as say:
         fetched = fetch(name, dest, on_progress=say)
     if as_json:
-        _print_json({"outcomes": str(fetched.outcomes), "tiers": str(fetched.tiers)})
+        print_json({"outcomes": str(fetched.outcomes), "tiers": str(fetched.tiers)})
     else:
         emit(f"outcomes: {fetched.outcomes}\ntiers:    {fetched.tiers}")
 
@@ -233,7 +233,7 @@ def _objective(
     budget: float | None,
     objective: str | None,
 ) -> Any:
-    with _extra("train"):
+    with extra("train"):
         from training.search import Objective
     given = {
         "--success-floor": success_floor,
@@ -280,45 +280,6 @@ def _read(
         success_threshold=success_threshold,
         on_progress=lambda rows: say(f"reading {outcomes.name}: {rows:,} rows"),
     )
-
-
-@contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """A missing dependency of the training side names the extra to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "a package").split(".")[0]
-        raise MissingExtraError(package, name, "this command") from None
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A function that shows what is being done, on stderr, replaced in place on a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status("starting") as status:
-            yield status.update
-        return
-    last = ""
-
-    def say(message: str) -> None:
-        nonlocal last
-        # Not a terminal: one line per stage, not one per count.
-        stage = message.split(":")[0]
-        if stage != last:
-            # Nobody listening is no reason to stop training.
-            with suppress(OSError):
-                typer.echo(message, err=True)
-        last = stage
-
-    yield say
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    emit(json.dumps(value, indent=1, allow_nan=False))
 
 
 def main() -> None:

@@ -153,7 +153,7 @@ def log_training(
             f"expected the saved artifact in {artifact_dir}, got no such folder: save it before "
             "the run is logged."
         )
-    with _quiet():
+    with quiet():
         try:
             from mlflow import MlflowClient
 
@@ -184,10 +184,10 @@ def log_training(
             # the same thing to the user, and none of it may cost them the trained artifact.
             raise CpsRouterError(
                 f"the artifact is written to {artifact_dir}, but the run could not be logged to "
-                f"{_masked(uri)}, got {_reason(error)}: check MLFLOW_TRACKING_URI, or use "
+                f"{masked(uri)}, got {reason_of(error)}: check MLFLOW_TRACKING_URI, or use "
                 "--no-mlflow."
             ) from error
-    return RunInfo(run_id, _masked(uri), _ui_command(uri, str(experiment_id), run_id))
+    return RunInfo(run_id, masked(uri), _ui_command(uri, str(experiment_id), run_id))
 
 
 def _experiment_id(client: MlflowClient, uri: str) -> str:
@@ -339,16 +339,16 @@ def _is_folder(uri: str) -> bool:
     return scheme == "file" or len(scheme) == 1 or (not scheme and uri != "databricks")
 
 
-def _masked(uri: str) -> str:
+def masked(uri: str) -> str:
     """The URI without its password.
 
-    >>> _masked("postgresql://cps:secret@db:5432/mlflow")
+    >>> masked("postgresql://cps:secret@db:5432/mlflow")
     'postgresql://cps:***@db:5432/mlflow'
     """
     return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", uri)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Why it failed, in words: what the system said, if it was the system that refused.
 
     Clients wrap that several times, each time with everything they know; else their first line is
@@ -360,7 +360,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return textwrap.shorten(_masked(first).rstrip(". "), _MAX_REASON, placeholder=" ...")
+    return textwrap.shorten(masked(first).rstrip(". "), _MAX_REASON, placeholder=" ...")
 
 
 def _ui_command(uri: str, experiment_id: str, run_id: str) -> str:
@@ -370,18 +370,18 @@ def _ui_command(uri: str, experiment_id: str, run_id: str) -> str:
     "python -m webbrowser 'http://localhost:5000/#/experiments/1/runs/ab12'"
     """
     if uri.startswith(("http://", "https://")):
-        address = f"{_masked(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+        address = f"{masked(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
         return f"python -m webbrowser {shlex.quote(address)}"
     # Outside an activated environment the script mlflow is not found; its module is.
     mlflow = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
     if uri.startswith(("sqlite:", "postgresql", "mysql", "mssql")):
-        shown = shlex.quote(uri) if uri == _masked(uri) else '"$MLFLOW_TRACKING_URI"'
+        shown = shlex.quote(uri) if uri == masked(uri) else '"$MLFLOW_TRACKING_URI"'
         return f"{mlflow} server --backend-store-uri {shown}"
     return f"{mlflow} runs describe --run-id {run_id}"
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep MLflow from writing to the terminal and from waiting for minutes.
 
     These settings are read from the environment, some of them on MLflow's first import; those that

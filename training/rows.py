@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from router.errors import InputError, MissingExtraError, OutcomeError
 from router.outcomes import COLUMNS, READ_ERRORS, open_binary, read_jsonl_rows, unreadable
 
 Row = tuple[int, Mapping[str, object] | OutcomeError]
+Check = Callable[[Sequence[str]], None]
 
 # csv refuses fields above 128 KiB by default; a query can be a whole document. The limit is a C
 # long, 32 bit on Windows.
@@ -37,16 +38,36 @@ def read_rows(path: Path, *, needs_success: bool = True) -> Iterator[Row]:
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")):
         return iter(read_jsonl_rows(path))
+
+    def check(names: Sequence[str]) -> None:
+        _check_columns(path, names, needs_success)
+
+    rows = read_table(path, check, COLUMNS)
+    if rows is None:
+        raise InputError(
+            f"expected outcomes as .jsonl, .csv or .parquet, got {path.name!r}: convert or rename "
+            "it."
+        )
+    return rows
+
+
+def read_table(
+    path: Path, check: Check | None = None, columns: Sequence[str] | None = None
+) -> Iterator[Row] | None:
+    """Rows of a CSV or Parquet file, numbered as by `read_rows`; None if the suffix is neither.
+
+    ``check`` gets the names of the columns before the first row. Of a Parquet file only
+    ``columns`` are read, where given.
+    """
+    name = path.name.lower()
     if name.endswith((".csv", ".csv.gz")):
-        return _read_csv(path, needs_success)
+        return _read_csv(path, check)
     if name.endswith((".parquet", ".pq")):
-        return _read_parquet(path, needs_success)
-    raise InputError(
-        f"expected outcomes as .jsonl, .csv or .parquet, got {path.name!r}: convert or rename it."
-    )
+        return _read_parquet(path, check, columns)
+    return None
 
 
-def _read_csv(path: Path, needs_success: bool) -> Iterator[Row]:
+def _read_csv(path: Path, check: Check | None) -> Iterator[Row]:
     # A setting of the whole process; it stays raised, since two readers may interleave.
     csv.field_size_limit(max(csv.field_size_limit(), _CSV_FIELD_LIMIT))
     try:
@@ -62,7 +83,8 @@ def _read_csv(path: Path, needs_success: bool) -> Iterator[Row]:
             if header is None:
                 raise InputError(f"{path}: expected a CSV header, got an empty file.")
             header = [name.strip() for name in header]
-            _check_columns(path, header, needs_success)
+            if check is not None:
+                check(header)
             yield from _csv_rows(reader, header)
     except csv.Error as error:
         raise InputError(f"{path}: cannot read the CSV header ({error}).") from error
@@ -99,7 +121,7 @@ def _csv_rows(reader: Any, header: list[str]) -> Iterator[Row]:
             yield line, {k: v for k, v in zip(header, fields, strict=True) if v != ""}
 
 
-def _read_parquet(path: Path, needs_success: bool) -> Iterator[Row]:
+def _read_parquet(path: Path, check: Check | None, columns: Sequence[str] | None) -> Iterator[Row]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -108,10 +130,11 @@ def _read_parquet(path: Path, needs_success: bool) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
-            _check_columns(path, names, needs_success)
-            columns = [name for name in COLUMNS if name in names]
+            if check is not None:
+                check(names)
+            wanted = None if columns is None else [name for name in columns if name in names]
             row = 0
-            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=columns):
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=wanted):
                 values = [_parquet_values(column) for column in batch.columns]
                 keys = batch.schema.names
                 for cells in zip(*values, strict=True):

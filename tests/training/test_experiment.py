@@ -21,7 +21,7 @@ import pytest
 
 from router.errors import CpsRouterError, InputError, MissingExtraError
 from router.tiers import Tier, TierSet
-from training.experiment import RunInfo, _reason, log_training, tracking_store
+from training.experiment import RunInfo, log_training, reason_of, tracking_store
 from training.pipeline import train
 from training.table import OutcomeTable
 
@@ -225,10 +225,10 @@ def test_an_artifact_that_was_not_saved_is_no_run(tmp_path: Path) -> None:
 
 def test_what_else_a_store_says_is_cut_between_words_and_without_the_password() -> None:
     error = RuntimeError("\nno http://ana:secret@host/ and " + "word " * 100 + "\nmore")
-    said = _reason(error)
+    said = reason_of(error)
     assert said.startswith("no http://ana:***@host/ and word") and said.endswith("word ...")
     assert len(said) <= 160
-    assert _reason(RuntimeError("")) == "RuntimeError"
+    assert reason_of(RuntimeError("")) == "RuntimeError"
 
 
 def test_a_run_that_breaks_off_is_marked_as_failed(tmp_path: Path, artifact: Path) -> None:
