@@ -167,15 +167,19 @@ def compare(
         )
     supported = supported_by_log(logged, dist_a.shape[1]) if supported is None else supported
     check_shape(supported, dist_a)
-    raw = [logged.at_logged(dist) / logged.propensity for dist in (dist_a, dist_b)]
-    w_a, w_b = (importance_weights(dist, logged, max_weight).values for dist in (dist_a, dist_b))
-    weight, shift = w_a - w_b, dist_a - dist_b
+    shift = dist_a - dist_b
+    raw = logged.at_logged(np.where(supported, shift, 0.0)) / logged.propensity
+    w_a, w_b = (
+        importance_weights(dist, logged, max_weight, supported=supported).values
+        for dist in (dist_a, dist_b)
+    )
+    weight = w_a - w_b
     q_cost = np.minimum(q.cost_usd, cost_bound_usd)
     success = dr_terms(shift, weight, logged, logged.success, q.success)
     cost = dr_terms(shift, weight, logged, logged.cost_usd, q_cost)
     # What was never tried, and what clipping took: where the policies agree it does not matter.
     untried = np.where(supported, 0.0, np.abs(shift)).sum(axis=1)
-    lost = untried + np.abs(raw[0] - raw[1] - weight)
+    lost = untried + np.abs(raw - weight)
     slack = float(logged.per_text(lost).mean())
     scale = float(cost_bound_usd.max()) + success_value_usd
     return PairedTerms(

@@ -223,12 +223,17 @@ class Weights:
 
 
 def importance_weights(
-    action_dist: FloatArray, logged: Logged, max_weight: float | None = None
+    action_dist: FloatArray,
+    logged: Logged,
+    max_weight: float | None = None,
+    *,
+    supported: BoolArray | None = None,
 ) -> Weights:
     """Weights of the evaluation policy ``action_dist`` (n, T), clipped at ``max_weight``.
 
-    Without a maximum it is ``weight_limit`` of the log. Raises InputError where ``action_dist`` is
-    none, or ``max_weight`` is not a number of at least 1.
+    Without a maximum it is ``weight_limit`` of the log. A choice that is not ``supported`` (n, T)
+    has weight 0: the few rows that there may be of it cannot speak for it. Raises InputError where
+    ``action_dist`` is none, or ``max_weight`` is not a number of at least 1.
 
     >>> one = np.ones(2)
     >>> log = Logged(np.array([0, 1]), np.array([0.5, 0.1]), one, one)
@@ -236,6 +241,8 @@ def importance_weights(
     [2.0, 4.0]
     """
     check_action_dist(action_dist, logged)
+    if supported is not None:
+        action_dist = np.where(supported, action_dist, 0.0)
     if max_weight is None:
         max_weight = weight_limit(logged, action_dist)
     if not 1.0 <= max_weight < math.inf:

@@ -122,7 +122,7 @@ def likelihood_interval(
     error = float(rest.std()) / math.sqrt(len(rest)) / bottom
     if error <= 1e-12 * abs(estimate):
         return estimate, estimate
-    limit = float(student.ppf(0.5 + confidence / 2, max(ess - 1.0, 1.0))) ** 2 / 2
+    limit = _evidence(confidence, ess)
 
     def excess(ratio: float) -> float:
         return min(log_likelihood_ratio(numerator - ratio * denominator), 1e3 * limit) - limit
@@ -143,6 +143,20 @@ def likelihood_interval(
         return direction * math.inf
 
     return end(-1), end(1)
+
+
+def mean_is(values: FloatArray, mean: float, confidence: float, ess: float) -> bool:
+    """Whether ``mean`` is inside ``likelihood_interval`` of the values (n,), without working it out.
+
+    >>> mean_is(np.array([0.0, 1.0, 1.0, 0.0]), 0.5, 0.95, 4), mean_is(np.ones(4), 0.5, 0.95, 4)
+    (True, False)
+    """
+    return log_likelihood_ratio(in_blocks(values) - mean) <= _evidence(confidence, ess)
+
+
+def _evidence(confidence: float, ess: float) -> float:
+    """The log likelihood that a value inside the interval may lose at most."""
+    return float(student.ppf(0.5 + confidence / 2, max(ess - 1.0, 1.0))) ** 2 / 2
 
 
 def log_likelihood_ratio(z: FloatArray) -> float:

@@ -43,13 +43,14 @@ from training.doubly_robust import (
 from training.importance import (
     Logged,
     Weights,
+    check_action_dist,
     effective_sample_size,
     importance_weights,
     missing_share,
     supported_by_log,
     weight_limit,
 )
-from training.intervals import Interval, betting_interval, likelihood_interval
+from training.intervals import Interval, betting_interval, likelihood_interval, mean_is
 from training.results import Estimate
 
 __all__ = [
@@ -159,7 +160,8 @@ def evaluate_policy(
     """Evaluate the policy ``action_dist`` (n, T) on the log, or refuse to.
 
     ``max_weight`` clips the weights (default: ``weight_limit``). ``supported`` (n, T) says which
-    tiers were tried on requests like each (default: ``supported_by_log``). ``estimated_propensity``
+    tiers were tried on requests like each (default: ``supported_by_log``; for estimated
+    propensities take ``training.propensity.overlap``). ``estimated_propensity``
     only adds the caveat that goes with it. ``seed`` orders the values for betting.
 
     Raises:
@@ -168,11 +170,12 @@ def evaluate_policy(
     """
     if not 0.0 < confidence < 1.0:
         raise InputError(f"expected a confidence between 0 and 1, got {confidence}: use 0.95.")
-    weights = importance_weights(action_dist, logged, max_weight)
+    check_action_dist(action_dist, logged)
     check_shape(q.success, action_dist)
     if supported is None:
         supported = supported_by_log(logged, action_dist.shape[1])
     check_shape(supported, action_dist)
+    weights = importance_weights(action_dist, logged, max_weight, supported=supported)
     missing = missing_share(action_dist, logged, weights, supported)
     successes = _effective_successes(weights, logged)
     refusal = _refusal(weights, missing, logged, min_ess)
@@ -181,26 +184,17 @@ def evaluate_policy(
         values = _values(
             action_dist, logged, q, weights, missing, successes, confidence=confidence, seed=seed
         )
-    caveats = []
-    if estimated_propensity:
-        caveats.append(
-            "The propensities are estimated from the log, which the intervals take for exact."
-        )
-    if refusal is None and successes < MIN_EFFECTIVE_SUCCESSES:
-        caveats.append(
-            f"CPS has no interval: it rests on {successes:.3g} effective successes, and at least "
-            f"{MIN_EFFECTIVE_SUCCESSES:g} are needed; a longer log would have more."
-        )
+    caveats = _caveats(successes, estimated_propensity, bool(values))
     return Evaluation(
-        values=values,
-        refusal=refusal,
-        caveats=tuple(caveats),
-        weights=weights,
-        missing_share=missing,
-        effective_successes=successes,
-        n_requests=logged.n,
-        n_texts=logged.n_texts,
-        confidence=confidence,
+        values,
+        refusal,
+        caveats,
+        weights,
+        missing,
+        successes,
+        logged.n,
+        logged.n_texts,
+        confidence,
     )
 
 
@@ -230,7 +224,24 @@ def evaluate_logging_policy(
             always, on_policy, nothing, weights, 0.0, successes, confidence=confidence, seed=seed
         )
         values = {"ips": found["ips"]}
-    return Evaluation(values, refusal, (), weights, 0.0, successes, n, logged.n_texts, confidence)
+    caveats = _caveats(successes, False, bool(values))
+    return Evaluation(
+        values, refusal, caveats, weights, 0.0, successes, n, logged.n_texts, confidence
+    )
+
+
+def _caveats(successes: float, estimated_propensity: bool, has_values: bool) -> tuple[str, ...]:
+    caveats = []
+    if estimated_propensity:
+        caveats.append(
+            "The propensities are estimated from the log, and the intervals take them for exact."
+        )
+    if has_values and successes < MIN_EFFECTIVE_SUCCESSES:
+        caveats.append(
+            f"CPS has no interval: expected at least {MIN_EFFECTIVE_SUCCESSES:g} effective "
+            f"successes, got {successes:.3g}; a longer log would have more."
+        )
+    return tuple(caveats)
 
 
 def _effective_successes(weights: Weights, logged: Logged) -> float:
@@ -260,12 +271,14 @@ def _refusal(weights: Weights, missing: float, logged: Logged, min_ess: float) -
             f"No estimate: expected an effective sample size of at least {min_ess:g}, got "
             f"{weights.ess:.3g} from {n}; {more}."
         )
-    low, high = likelihood_interval(
-        logged.per_text(weights.values), None, _WEIGHT_CONFIDENCE, weights.ess
-    )
-    if high < 1.0 - MAX_MISSING_SHARE or low > 1.0 + MAX_MISSING_SHARE:
+    expected = 1.0 - missing
+    off = weights.mean - expected
+    edge = expected + math.copysign(MAX_MISSING_SHARE, off)
+    by_text = logged.per_text(weights.values)
+    if abs(off) > MAX_MISSING_SHARE and not mean_is(by_text, edge, _WEIGHT_CONFIDENCE, weights.ess):
         return (
-            f"No estimate: expected importance weights that average 1, got {weights.mean:.3g} over "
+            f"No estimate: expected importance weights that average {expected:.3g}, got "
+            f"{weights.mean:.3g} over "
             f"{n}: the propensities are wrong, or the log never tries some of this policy's "
             "choices; check how they were recorded."
         )
@@ -337,7 +350,7 @@ def _with_intervals(
     rate = float(success.mean())
     low, high = likelihood_interval(cost, None, confidence, ess)
     cps_interval = None
-    if successes >= MIN_EFFECTIVE_SUCCESSES:
+    if successes >= MIN_EFFECTIVE_SUCCESSES and rate > 0:
         cheap, dear = likelihood_interval(cost, success, confidence, min(ess, successes))
         lost_success, lost_cost = unknown
         cps_interval = (
