@@ -8,7 +8,7 @@ says what a verifier is and what counts as a success.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -22,16 +22,19 @@ from benchmarks.cascade import (
     INDEPENDENT,
     METHODS,
     ONCE,
+    UNTOLD,
     Plan,
     Predicted,
-    Verifier,
+    Worth,
     net_values,
+    planners,
     plans_by_value,
     played,
 )
+from benchmarks.escalation_rules import curve, rules_table
 from benchmarks.results import Say, Section, Table
 from router.embedding import Embedder
-from router.escalation import Escalation
+from router.escalation import Escalation, Verifier
 from router.policy import cheapest_mix
 from router.prices import PriceBook
 from training.costs import fit_cost
@@ -48,10 +51,10 @@ FAMILY = "ridge"
 # Success rates at which costs are compared, from that of the tier that is strongest on the test
 # rows; the last one is half of the way to "some tier succeeds".
 TARGETS = (-0.05, -0.02, 0.0)
-VALUES_USD = (0.01, 0.1, 1.0)
+VALUES_USD = (0.001, 0.01, 0.1, 1.0)
 N_RESAMPLES = 200
-
-
+# Ratios as near to 1 as this differ by rounding.
+SAME = 1e-9
 VERIFIERS = (Verifier(0.0, 0.0), Verifier(0.05, 0.05), Verifier(0.2, 0.1))
 
 
@@ -117,13 +120,12 @@ class Matched:
         ratio, low, high = self.ratio[ONCE]
         if np.isnan(ratio):
             return "neither reaches it"
-        return "plan" if high < 1 else "once" if low > 1 else "tie"
+        return "plan" if high < 1 - SAME else "once" if low > 1 + SAME else "tie"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable."""
         return {
-            "miss": self.verifier.miss,
-            "false_alarm": self.verifier.false_alarm,
+            **asdict(self.verifier),
             "success_rate": self.success_rate,
             "cost_usd": self.cost_usd,
             "plan_over": self.ratio,
@@ -207,19 +209,19 @@ def measure(
         loss = losses(data)
         loading = " ".join(f"{value:.2f}" for value in data.escalation.loading)
         loss_rows.append((name, f"{len(data.success):,}", loading, *(f"{x:.3f}" for x in loss)))
-        plans = plans_by_value(data)
-        rates = [one for v in VERIFIERS for one in matched(data, plans, v, seed)]
-        worth = [(v, value, net_values(data, v, value)) for v in VERIFIERS for value in VALUES_USD]
+        rates: list[Matched] = []
+        worth: list[Worth] = []
+        for verifier in VERIFIERS:
+            methods = planners(data, verifier)
+            rates += matched(data, plans_by_value(data, methods), verifier, seed)
+            worth += [net_values(data, methods, value) for value in VALUES_USD]
         shown += [_matched_table(name, rates), _worth_table(name, worth)]
         sets[name] = {
             "n_test": len(data.success),
             "loading": data.escalation.loading.tolist(),
             "log_loss_after_failure": {"given": loss[0], "independent": loss[1]},
             "matched": [one.to_dict() for one in rates],
-            "worth": [
-                {"miss": v.miss, "false_alarm": v.false_alarm, "value_usd": value, **found}
-                for v, value, found in worth
-            ],
+            "worth": [asdict(one) for one in worth],
         }
     note = (
         "Of each tier's success on test rows where one other tier failed, over all such pairs; "
@@ -227,6 +229,15 @@ def measure(
     )
     columns = ("set", "test rows", "loadings", "log-loss after a failure", "if independent")
     shown.insert(0, Table("Do tiers fail together?", columns, loss_rows, (note,)))
+    curves = {
+        name: curve(table, embedder, partial(_say, say, name)) for name, table in tables.items()
+    }
+    shown.insert(1, rules_table(curves))
+    for name, by_n in curves.items():
+        sets[name]["rules"] = {
+            str(n): [{"real": real, "independent": made} for real, made in pairs]
+            for n, pairs in by_n.items()
+        }
     if left_out:
         shown.append(Table("Left out", ("set",), [(sentence,) for sentence in left_out]))
     return Section("Escalation", shown, {"left_out": list(left_out), "sets": sets})
@@ -234,12 +245,13 @@ def measure(
 
 def _matched_table(name: str, rates: Sequence[Matched]) -> Table:
     columns = ("miss / false alarm", "success", *METHODS, "plan / once [95 %]")
+    others = (ONCE, UNTOLD, INDEPENDENT, CHEAPEST_FIRST)
     rows = [
         (
-            one.verifier.label,
+            _label(one.verifier),
             f"{one.success_rate:.3f}",
             *(_dollars(one.cost_usd[method]) for method in METHODS),
-            *(_ratio(one.ratio[method]) for method in (ONCE, INDEPENDENT, CHEAPEST_FIRST)),
+            *(_ratio(one.ratio[method]) for method in others),
             one.wins,
         )
         for one in rates
@@ -248,27 +260,39 @@ def _matched_table(name: str, rates: Sequence[Matched]) -> Table:
         "$ per 1,000 requests at that success rate, on each method's own curve over the test rows "
         "(the success value swept; the fixed cascades, every subset of the tiers from the cheapest "
         "up); '-': not reached, a ratio of 0: by the plan alone. Rates: the strongest tier's -.05, "
-        "-.02 and +0, and half of the way from it to 'some tier succeeds'. The plan does not know "
-        "the verifier's errors."
+        "-.02 and +0, and half of the way from it to 'some tier succeeds'."
     )
-    more = ("/ independent", "/ cheapest first", "cheaper")
+    more = ("/ not told", "/ independent", "/ cheapest first", "cheaper")
     return Table(f"{name}: until success or once", (*columns, *more), rows, (note,))
 
 
-def _worth_table(name: str, worth: Sequence[tuple[Verifier, float, dict[str, Any]]]) -> Table:
-    methods = (ONCE, GIVEN, INDEPENDENT)
-    columns = ("miss / false alarm", "a success is worth", *methods, "plan - independent (s.e.)")
+def _worth_table(name: str, worth: Sequence[Worth]) -> Table:
+    methods, others = (ONCE, GIVEN, UNTOLD), (ONCE, UNTOLD, INDEPENDENT)
+    columns = (
+        *("miss / false alarm", "a success is worth", *methods),
+        *("plan - once [95 %]", "plan - not told", "plan - independent"),
+    )
     rows = []
-    for verifier, value, found in worth:
-        cells = []
-        for method in methods:
-            success, paid, net = found[method]
-            cells.append(f"{success:.3f} {1000 * paid:.3g} {1000 * net:.4g}")
-        gap, error = found["difference"]
-        sure = f"{1000 * gap:+.3g} ({1000 * error:.2g})"
-        rows.append((verifier.label, f"${value:g}", *cells, sure))
-    note = "Success rate, $ per 1,000 requests, and what is left of the successes' worth per 1,000."
+    for one in worth:
+        cells = [
+            f"{success:.3f} {1000 * paid:.3g} {1000 * net:.4g}"
+            for success, paid, net in (one.means[method] for method in methods)
+        ]
+        gaps = ["{:+.3g} [{:+.3g}, {:+.3g}]".format(*_thousands(one.gap[m])) for m in others]
+        rows.append((_label(one.verifier), f"${one.value_usd:g}", *cells, *gaps))
+    note = (
+        "Success rate, $ per 1,000 requests, and what is left of the successes' worth per 1,000; "
+        "differences of the latter, paired by request."
+    )
     return Table(f"{name}: at a given worth of a success", columns, rows, (note,))
+
+
+def _label(verifier: Verifier) -> str:
+    return f"{verifier.miss_rate:g} / {verifier.false_alarm_rate:g}"
+
+
+def _thousands(values: Sequence[float]) -> list[float]:
+    return [1000 * value + 0.0 for value in values]
 
 
 def _dollars(cost_usd: float) -> str:

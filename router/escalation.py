@@ -1,12 +1,14 @@
-"""P(a tier succeeds | other tiers failed on this query): what the order of escalation rests on.
+"""P(a tier succeeds | a verifier rejected other tiers' answers): what plans rest on.
 
 Tries are not independent: where one model fails, others tend to fail. What the text of a query
 does not show of it is one number g ~ N(0, 1), how easy it is, on which every tier depends by its
 own loading (T,), from -0.99 to 0.99::
 
     q_t(g) = P(t succeeds | x, g) = Phi((Phi^-1(p_t(x)) + loading_t g) / sqrt(1 - loading_t^2))
-    P(t succeeds | x, F failed)   = E[q_t prod_F (1 - q_f)] / E[prod_F (1 - q_f)]     (E over g)
+    r_f(g) = P(f is rejected | x, g) = (1 - q_f(g)) (1 - miss_rate) + q_f(g) false_alarm_rate
+    P(t succeeds | x, F rejected) = E[q_t prod_F r_f] / E[prod_F r_f]     (E over g)
 
+A verifier errs independently from answer to answer; without errors the rejected are the failed.
 Averaged over g, q_t is p_t(x) whatever the loading: what routes once stays as it was calibrated.
 Loadings of 0 are independent tries. T numbers describe all 2^T sets of failures, so that few rows
 suffice; cross-validated on real sets this predicted as well as an offset and a slope of logit p_t
@@ -20,13 +22,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from router.errors import ArtifactError
+from router.errors import ArtifactError, InputError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -44,18 +47,66 @@ _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
+class Verifier:
+    """How often a check of answers errs, as shares from 0 to 1.
+
+    ``miss_rate`` is P(a failed answer passes), ``false_alarm_rate`` P(a good answer is rejected).
+    Raises InputError for anything else than two such numbers.
+    """
+
+    miss_rate: float = 0.0
+    false_alarm_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("miss_rate", "false_alarm_rate"):
+            rate = getattr(self, name)
+            is_number = isinstance(rate, Real) and not isinstance(rate, bool)
+            if not (is_number and 0.0 <= float(rate) <= 1.0):
+                raise InputError(
+                    f"expected the verifier's {name} as a share from 0 to 1, got {rate!r}: "
+                    "give for example 0.05."
+                )
+            object.__setattr__(self, name, float(rate))
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether a rejected answer is at least as likely to be good as it was before."""
+        return self.miss_rate + self.false_alarm_rate >= 1.0
+
+    def rejects(self, p_success: float) -> float:
+        """P(an answer is rejected) that is good with ``p_success``."""
+        return (1.0 - p_success) * (1.0 - self.miss_rate) + p_success * self.false_alarm_rate
+
+    def good_if_rejected(self, p_success: float) -> float:
+        """P(an answer is good | it was rejected); 0 where none of them ever is.
+
+        >>> round(Verifier(0.2, 0.1).good_if_rejected(0.5), 3)  # .05 of .45
+        0.111
+        """
+        rejected = self.rejects(p_success)
+        return p_success * self.false_alarm_rate / rejected if rejected > 0.0 else 0.0
+
+
+PERFECT = Verifier()
+
+
+@dataclass(frozen=True, slots=True)
 class Escalation:
     """How strongly every tier depends on what no text shows: loading (T,)."""
 
     loading: FloatArray
 
     def given(
-        self, p_success: Sequence[float], tiers: Sequence[int] | None = None
+        self,
+        p_success: Sequence[float],
+        tiers: Sequence[int] | None = None,
+        verifier: Verifier = PERFECT,
     ) -> Callable[[int, int], float]:
-        """``p_given_failed(tier, failed_mask)`` of one query, for ``escalation_order``.
+        """``p_given_rejected(tier, mask)`` of one query, for ``best_plan``.
 
         ``p_success`` holds P(success) of ``tiers``, by default of all T. The function counts as the
-        caller does: tier i is ``tiers[i]``, and bit i of the mask says that it failed.
+        caller does: tier i is ``tiers[i]``, and bit i of the mask says that the verifier rejected
+        its answer.
 
         >>> p = Escalation(np.array([0.8, 0.8])).given([0.6, 0.9])
         >>> p(1, 0b00), round(p(1, 0b01), 3)
@@ -67,25 +118,26 @@ class Escalation:
         tails = [math.erfc(value) for value in (z * math.sqrt(0.5)).ravel().tolist()]
         fails = 0.5 * np.array(tails).reshape(z.shape)
         succeeds = 1.0 - fails
-        weights = {0: WEIGHTS}  # of g, after the failures in the mask
+        rejects = fails * (1.0 - verifier.miss_rate) + succeeds * verifier.false_alarm_rate
+        weights = {0: WEIGHTS}  # of g, after the rejections in the mask
         chances = {0: [float(p) for p in p_success]}
 
-        def after(failed: int) -> FloatArray:
-            if failed not in weights:
-                last = failed & -failed
-                before = after(failed ^ last)
-                left = before * fails[last.bit_length() - 1]
+        def after(rejected: int) -> FloatArray:
+            if rejected not in weights:
+                last = rejected & -rejected
+                before = after(rejected ^ last)
+                left = before * rejects[last.bit_length() - 1]
                 total = left.sum()
-                # A failure beyond what numbers can tell teaches nothing.
-                weights[failed] = left / total if total > 0 else before
-            return weights[failed]
+                # A rejection beyond what numbers can tell teaches nothing.
+                weights[rejected] = left / total if total > 0 else before
+            return weights[rejected]
 
-        def p_given_failed(tier: int, failed: int) -> float:
-            if failed not in chances:
-                chances[failed] = (succeeds @ after(failed)).tolist()
-            return chances[failed][tier]
+        def p_given_rejected(tier: int, rejected: int) -> float:
+            if rejected not in chances:
+                chances[rejected] = (succeeds @ after(rejected)).tolist()
+            return chances[rejected][tier]
 
-        return p_given_failed
+        return p_given_rejected
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The array by its name in the artifact."""

@@ -1,4 +1,4 @@
-"""Policies as pure functions: (P(success), cost) -> tier, mixes of tiers, order of escalation.
+"""Policies as pure functions: (P(success), cost) -> tier, and mixes of tiers.
 
 Shapes: ``n`` requests, ``T`` tiers. ``p_success`` and ``cost_usd`` are (n, T); a *success value*
 (lambda) is the dollars one more success is worth. Nothing here draws a random number, reads a file
@@ -8,7 +8,7 @@ or knows a query's text, so that what is evaluated offline is exactly what is se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -24,8 +24,6 @@ BoolArray = npt.NDArray[np.bool_]
 
 # Success rates closer than this are equal: sums of the same numbers in another order differ so.
 SAME_RATE = 1e-12
-# Above this many tiers the exact search over orders (2^T states) gives way to the ratio rule.
-MAX_TIERS_FOR_EXACT_ORDER = 12
 
 
 def choose(
@@ -289,66 +287,3 @@ class Policy:
     def single(cls, tier: int, success_value_usd: float, safe_tier: int, strongest: int) -> Policy:
         """Always ``tier``."""
         return cls("tier", success_value_usd, safe_tier, strongest, tier, tier)
-
-
-def escalation_order(
-    p_success: Sequence[float] | FloatArray,
-    cost_usd: Sequence[float] | FloatArray,
-    success_value_usd: float,
-    p_given_failed: Callable[[int, int], float] | None = None,
-) -> list[int]:
-    """In which order to try tiers until one succeeds; stops where one more try does not pay.
-
-    ``p_given_failed(tier, failed_mask)`` is P(tier succeeds | the tiers in the bit mask failed);
-    without it tries count as independent. Exact by dynamic programming over the subsets of failed
-    tiers: W(F) = min(0, min_t c_t - V p(t|F) + (1 - p(t|F)) W(F + t)). The first tier is always
-    tried, since the request needs an answer. Above twelve tiers the next one is that of least
-    c / p(t|F), which is optimal for independent tries.
-
-    >>> escalation_order([0.6, 0.9], [0.001, 0.02], success_value_usd=0.05)
-    [0, 1]
-    >>> escalation_order([0.6, 0.9], [0.001, 0.02], success_value_usd=0.01)
-    [0]
-    """
-    p, cost = [float(x) for x in p_success], [float(x) for x in cost_usd]
-    n_tiers = len(p)
-    given = p_given_failed or (lambda tier, failed: p[tier])
-    if n_tiers > MAX_TIERS_FOR_EXACT_ORDER:
-        return _by_ratio(cost, success_value_usd, given)
-    full = (1 << n_tiers) - 1
-    worth = [0.0] * (full + 1)
-    best: list[int | None] = [None] * (full + 1)
-    for failed in range(full - 1, -1, -1):
-        # The empty set must answer, whatever it costs; later tries must pay.
-        least = math.inf if failed == 0 else 0.0
-        for tier in range(n_tiers):
-            if failed >> tier & 1:
-                continue
-            chance = given(tier, failed)
-            after = worth[failed | 1 << tier]
-            expected = cost[tier] - success_value_usd * chance + (1 - chance) * after
-            if expected < least:
-                least, best[failed] = expected, tier
-        worth[failed] = least
-    plan: list[int] = []
-    failed = 0
-    while failed != full and (next_tier := best[failed]) is not None:
-        plan.append(next_tier)
-        failed |= 1 << next_tier
-    return plan
-
-
-def _by_ratio(cost: list[float], value: float, given: Callable[[int, int], float]) -> list[int]:
-    """The next try is the one of least cost / P(success), as long as that is below ``value``."""
-    plan: list[int] = []
-    failed, left = 0, list(range(len(cost)))
-    while left:
-        chance = {t: given(t, failed) for t in left}
-        tier = min(left, key=lambda t: cost[t] / chance[t] if chance[t] > 0 else math.inf)
-        if not cost[tier] < value * chance[tier]:
-            break
-        plan.append(tier)
-        left.remove(tier)
-        failed |= 1 << tier
-    # The request needs an answer: where no try pays, the one that loses least.
-    return plan or [min(left, key=lambda t: cost[t] - value * chance[t])]

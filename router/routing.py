@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
@@ -23,9 +24,10 @@ from router.certificate import Floor
 from router.contents import read_contents, tested_prices
 from router.decision import Decision, Predictions, Reason
 from router.errors import InputError, RoutingError
-from router.escalation import Escalation
+from router.escalation import Escalation, Verifier
 from router.estimators import CostEstimator, TierMeans
-from router.policy import Policy, escalation_order, min_cps_value, value_for_budget
+from router.plans import best_plan
+from router.policy import Policy, min_cps_value, value_for_budget
 from router.predictor import Predictor
 from router.prices import PriceBook, current_prices
 from router.selection import CalibrationRows, Certificate, certify
@@ -210,33 +212,54 @@ class Router:
         query: str,
         *,
         success_value_usd: float | None = None,
+        miss_rate: float = 0.0,
+        false_alarm_rate: float = 0.0,
         exclude: Iterable[str] = (),
         context_tokens: int | None = None,
         needs: Iterable[str] = (),
     ) -> list[str]:
-        """Tiers to try in order until one succeeds, as far as one more try is worth its cost.
+        """Tiers to try in order until an answer passes, as far as one more try is worth its cost.
 
-        For callers that can tell a failed answer from a good one. ``success_value_usd`` is what a
-        success is worth; by default the exchange rate of the policy. What a failure says of the
-        other tiers is in the artifact; without it, tries count as independent. A query out of
-        distribution gets the safe tier alone. The other arguments, and what is raised, are those
-        of ``route``.
+        For callers with a verifier, that is, something that passes or rejects an answer. Where a
+        plan ends, the answer of its last tier is served, whatever the verifier says of it. The plan
+        maximises ``success_value_usd`` x P(the answer that is served is good) - expected cost. With
+        a verifier that is no better than chance it is the single tier that is worth most.
+
+        What a rejection says of the other tiers is in the artifact; without it, tries count as
+        independent. The verifier errs independently from try to try; asking it costs nothing. A
+        query out of distribution gets the safe tier alone.
+
+        Args:
+            query: The text the user sent.
+            success_value_usd: Dollars that a good answer is worth; by default the exchange rate of
+                the policy.
+            miss_rate: P(the verifier passes a failed answer), from 0 to 1.
+            false_alarm_rate: P(the verifier rejects a good answer), from 0 to 1.
+            exclude: As in ``route``, and so ``context_tokens`` and ``needs``.
+            context_tokens: See there.
+            needs: See there.
+
+        Raises:
+            RoutingError: no tier is left.
+            InputError: the query is no text, a tier's name is unknown, or a value or rate is no
+                number in its range.
         """
         self._check(query)
-        p, cost, unknown = self.predictor.predict_one(query)
+        verifier = Verifier(miss_rate, false_alarm_rate)
         value = self.policy.success_value_usd if success_value_usd is None else success_value_usd
-        if not (isinstance(value, Real) and value >= 0):
+        if not (isinstance(value, Real) and 0 <= value < math.inf):
             raise InputError(
                 f"expected a success to be worth 0 dollars or more, got {value!r}: "
-                "give for example 0.01."
+                "give a finite amount, for example 0.01."
             )
+        p, cost, unknown = self.predictor.predict_one(query)
         allowed = self._allowed(query, exclude, context_tokens, needs)
         usable = [t for t in range(len(p)) if allowed is None or allowed[t]]
         if unknown and self.safe_tier in usable:
             usable = [self.safe_tier]
         p, cost = [p[t] for t in usable], [cost[t] for t in usable]
-        given = self.escalation and self.escalation.given(p, usable)
-        order = escalation_order(p, cost, value, given)
+        given = self.escalation and self.escalation.given(p, usable, verifier)
+        order = best_plan(p, cost, float(value), given, verifier).order
         return [self._names[usable[index]] for index in order]
 
     def predict(self, queries: Sequence[str]) -> Predictions:

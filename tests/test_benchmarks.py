@@ -16,6 +16,7 @@ from benchmarks import (
     checks,
     data,
     escalation,
+    escalation_rules,
     fold_tables,
     folds,
     outside,
@@ -31,7 +32,7 @@ from benchmarks.results import Budget, Section, Table, as_markdown, as_text, env
 from benchmarks.told import COST_FROM_TEXT, MEAN_COST, auc_per_tier, task_means
 from router.embedding import default_embedder_folder, load_embedder, static_files
 from router.errors import DatasetError, InputError
-from router.escalation import Escalation
+from router.escalation import Escalation, Verifier
 from router.routing import Router
 from training.fit import FAMILIES
 from training.synthetic import make_world, sample, synthetic_tiers
@@ -94,31 +95,35 @@ def perfect(n: int = 200) -> cascade.Predicted:
 
 def test_a_cascade_pays_for_every_try_and_succeeds_with_the_answer_it_takes() -> None:
     success, cost = np.array([[0.0, 1.0, 1.0]]), np.array([[1.0, 10.0, 100.0]])
-    right, paid = cascade.played([(0, 1, 2)], success, cost, cascade.Verifier(0.2, 0.1))
+    right, paid = cascade.played([(0, 1, 2)], success, cost, Verifier(0.2, 0.1))
     # 0 fails and is sent back with .8; 1 is right and is sent back with .1; 2 is taken as it is.
     assert paid[0] == pytest.approx(1 + 0.8 * (10 + 0.1 * 100))
     assert right[0] == pytest.approx(0.8 * (0.9 + 0.1))
     # A verifier that errs can spoil what a single tier had right.
-    spoilt, _ = cascade.played([(1, 0)], success, cost, cascade.Verifier(0.2, 0.1))
+    spoilt, _ = cascade.played([(1, 0)], success, cost, Verifier(0.2, 0.1))
     assert spoilt[0] == pytest.approx(0.9)
+
+
+def matched(found: cascade.Predicted, verifier: Verifier) -> list[escalation.Matched]:
+    plans = cascade.plans_by_value(found, cascade.planners(found, verifier))
+    return escalation.matched(found, plans, verifier, 0)
 
 
 def test_a_perfect_verifier_reaches_every_success_and_a_useless_one_costs() -> None:
     found = perfect()
-    plans = cascade.plans_by_value(found)
-    (best, *_) = (
-        one
-        for one in escalation.matched(found, plans, cascade.Verifier(0, 0), 0)
-        if one.success_rate == 1.0
-    )
+    (best, *_) = (one for one in matched(found, Verifier()) if one.success_rate == 1.0)
     # 1 + 10 / 2 against 10 for the dearer tier always.
     assert best.cost_usd[cascade.GIVEN] == pytest.approx(6.0)
     assert best.cost_usd[cascade.CHEAPEST_FIRST] == pytest.approx(6.0)
     assert best.cost_usd[cascade.ONCE] == pytest.approx(10.0)
     assert best.ratio[cascade.ONCE][0] == pytest.approx(0.6)
     assert best.wins == "plan"
-    useless = escalation.matched(found, plans, cascade.Verifier(1.0, 1.0), 0)
+    useless = matched(found, Verifier(1.0, 1.0))
     assert all(one.wins != "plan" for one in useless)
+    # Told of it, the plan is to route once; not told, it does worse.
+    for one in useless:
+        assert one.cost_usd[cascade.GIVEN] == pytest.approx(one.cost_usd[cascade.ONCE])
+        assert not one.cost_usd[cascade.UNTOLD] < one.cost_usd[cascade.ONCE]
 
 
 def test_a_rate_that_is_not_reached_is_said_not_to_be() -> None:
@@ -127,25 +132,52 @@ def test_a_rate_that_is_not_reached_is_said_not_to_be() -> None:
 
 
 def test_a_success_worth_much_is_tried_for_until_it_comes() -> None:
-    found = cascade.net_values(perfect(), cascade.Verifier(0, 0), 100.0)
-    assert found[cascade.GIVEN] == pytest.approx((1.0, 6.0, 94.0))
-    assert found[cascade.ONCE] == pytest.approx((1.0, 10.0, 90.0))
-    assert found["difference"] == (0.0, 0.0)
+    found = perfect()
+    worth = cascade.net_values(found, cascade.planners(found, Verifier()), 100.0)
+    assert worth.means[cascade.GIVEN] == pytest.approx((1.0, 6.0, 94.0))
+    assert worth.means[cascade.ONCE] == pytest.approx((1.0, 10.0, 90.0))
+    assert worth.gap[cascade.UNTOLD] == worth.gap[cascade.INDEPENDENT] == (0.0, 0.0, 0.0)
+    mean, low, high = worth.gap[cascade.ONCE]
+    # Of +9 and -1 in equal parts, over 200 requests.
+    assert mean == pytest.approx(4.0)
+    assert (high - low) / 2 == pytest.approx(1.96 * 5 / np.sqrt(199))
+
+
+def test_who_knows_of_the_verifiers_errors_does_better_by_them() -> None:
+    found = perfect()
+    verifier = Verifier(0.9, 0.05)
+    worth = cascade.net_values(found, cascade.planners(found, verifier), 100.0)
+    assert worth.means[cascade.GIVEN] == pytest.approx((1.0, 10.0, 90.0))
+    assert worth.gap[cascade.UNTOLD][1] > 0.0
+
+
+def test_few_requests_are_read_by_every_rule() -> None:
+    rng = np.random.default_rng(0)
+    p = np.repeat(rng.uniform(0.2, 0.9, (400, 1)), 3, axis=1)
+    same = np.repeat(rng.random((400, 1)) < p[:, :1], 3, axis=1).astype(float)
+    draw = escalation_rules.Draw(p, same, np.arange(400) % 5, p, same)
+    real, independent = (escalation_rules.losses(one) for one in (draw, draw.made_independent(0)))
+    assert set(real) == {escalation_rules.INDEPENDENT, *escalation_rules.RULES}
+    for name in escalation_rules.RULES:
+        assert real[name] < real[escalation_rules.INDEPENDENT] - 0.1
+        assert independent[name] < independent[escalation_rules.INDEPENDENT] + 0.01
 
 
 def test_escalation_is_measured_on_every_set(
     monkeypatch: pytest.MonkeyPatch, table: OutcomeTable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(data, "available_sets", lambda *_: ({"sample": table}, ["x is left out."]))
+    monkeypatch.setattr(escalation_rules, "DRAWS", {50: 2, 100_000: 1})
     run.main(["--only", "escalation", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"environment", "escalation"}
     sample_set = found["escalation"]["sets"]["sample"]
     assert len(sample_set["loading"]) == 3
     assert len(sample_set["matched"]) == 12
-    assert len(sample_set["worth"]) == 9
+    assert len(sample_set["worth"]) == 12
+    assert set(sample_set["rules"]) == {"50"}
     for one in sample_set["worth"]:
-        success, paid, net = one[cascade.GIVEN]
+        success, paid, net = one["means"][cascade.GIVEN]
         assert net == pytest.approx(one["value_usd"] * success - paid)
 
 

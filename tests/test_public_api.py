@@ -55,7 +55,8 @@ ARGUMENTS = {
         "Router.load": "path * key price_book",
         "Router.route": "self query * request_id pin exclude context_tokens needs",
         "Router.route_many": "self queries request_ids",
-        "Router.plan": "self query * success_value_usd exclude context_tokens needs",
+        "Router.plan": "self query * success_value_usd miss_rate false_alarm_rate exclude "
+        "context_tokens needs",
         "KeywordRouter.route": "self query * request_id",
     },
     "training.datasets": {"fetch": "name dest * on_progress download"},

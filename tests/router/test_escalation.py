@@ -1,4 +1,4 @@
-"""P(tier succeeds | others failed), compiled: closed forms, an independent reference, refusals."""
+"""P(tier succeeds | others were rejected): closed forms, independent references, refusals."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm
 
 from router.errors import ArtifactError
-from router.escalation import ARRAY, MAX_LOADING, Escalation
-from router.policy import escalation_order
+from router.escalation import ARRAY, MAX_LOADING, Escalation, Verifier
+from router.plans import best_plan
 from router.routing import Router
 from tests.artifacts import resave
 from training.escalation import after_failures
@@ -81,6 +81,49 @@ def test_serving_is_training(seed: int, n_tiers: int) -> None:
                 assert chance(tier, failed) == pytest.approx(expected[tier], abs=1e-6)
 
 
+@given(
+    st.lists(st.tuples(st.floats(0.05, 0.95), st.floats(-0.95, 0.95)), min_size=2, max_size=4),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_a_rejection_is_a_failure_or_a_false_alarm(
+    tiers: list[tuple[float, float]], miss: float, alarm: float
+) -> None:
+    """By Bayes over which of the rejected tiers failed, from a perfect verifier's chances."""
+    assume(miss < 0.99 or alarm > 0.01)
+    p, loading = (list(column) for column in zip(*tiers, strict=True))
+    one = Escalation(np.array(loading))
+    last, n_rejected = len(p) - 1, len(p) - 1
+    g = norm.ppf((np.arange(4000) + 0.5) / 4000)
+    r = np.array(loading)[:, None]
+    good = norm.cdf((norm.ppf(p)[:, None] + r * g) / np.sqrt(1 - r**2))
+    reject = (1 - good) * (1 - miss) + good * alarm
+    weight = reject[:n_rejected].prod(axis=0)
+    assume(weight.sum() > 1e-6)
+    expected = (weight * good[last]).sum() / weight.sum()
+    chance = one.given(p, None, Verifier(miss, alarm))(last, (1 << n_rejected) - 1)
+    assert chance == pytest.approx(expected, abs=3e-3)
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=5), st.floats(0.0, 0.99))
+def test_verdicts_that_say_nothing_change_nothing(p: list[float], miss: float) -> None:
+    useless = Verifier(miss, 1.0 - miss)
+    assert useless.says_nothing
+    chance = Escalation(np.full(len(p), 0.8)).given(p, None, useless)
+    for rejected in range(1 << len(p)):
+        assert [chance(t, rejected) for t in range(len(p))] == pytest.approx(p, abs=1e-5)
+        assert useless.good_if_rejected(p[0]) == pytest.approx(p[0])
+
+
+def test_a_verifier_by_its_two_rates() -> None:
+    verifier = Verifier(0.2, 0.1)
+    assert verifier.rejects(0.5) == pytest.approx(0.5 * 0.8 + 0.5 * 0.1)
+    assert verifier.good_if_rejected(0.5) == pytest.approx(0.05 / 0.45)
+    assert (Verifier().rejects(0.3), Verifier().good_if_rejected(0.3)) == (0.7, 0.0)
+    assert Verifier(1.0, 0.0).good_if_rejected(0.3) == 0.0
+    assert not verifier.says_nothing and Verifier(0.9, 0.1).says_nothing
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_some_tiers_alone_count_as_the_caller_does(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -115,14 +158,14 @@ def test_after_a_failure_of_a_tier_like_it_nothing_else_is_worth_trying() -> Non
     alike = escalation(*[MAX_LOADING] * 3).given(p)
     assert alike(2, 0b001) < 0.08
     assert alike(2, 0b011) < alike(2, 0b001)
-    assert escalation_order(p, cost, value) == [0, 1, 2]
-    assert escalation_order(p, cost, value, alike) == [0]
+    assert best_plan(p, cost, value).order == [0, 1, 2]
+    assert best_plan(p, cost, value, alike).order == [0]
 
 
 def test_a_dear_tier_is_worth_it_where_it_fails_on_its_own() -> None:
     # Both others depend on g: after one failure only the third is still what it was.
     chance = escalation(0.95, 0.95, 0.0).given([0.6, 0.6, 0.6])
-    assert escalation_order([0.6] * 3, [0.01, 0.02, 0.03], 0.1, chance) == [0, 2]
+    assert best_plan([0.6] * 3, [0.01, 0.02, 0.03], 0.1, chance).order == [0, 2]
 
 
 def test_round_trip() -> None:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from itertools import permutations, product
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 
-from router import policy as policy_module
 from router.errors import InputError
 from router.policy import (
     Policy,
     cheapest_mix,
     choose,
     choose_one,
-    escalation_order,
     min_cps_value,
     mix_hull,
     value_for_budget,
@@ -421,118 +418,3 @@ def test_each_kind_plays_what_it_says() -> None:
 def test_a_policy_survives_the_manifest(data: st.DataObject) -> None:
     policy = data.draw(policies(4))
     assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
-
-
-# ---------------------------------------------------------------- escalation
-
-Given = Callable[[int, int], float]
-
-
-def expected_loss(order: Sequence[int], cost: Sequence[float], value: float, given: Given) -> float:
-    """Cost minus value of successes of trying tiers in this order until one succeeds."""
-    total, reach, failed = 0.0, 1.0, 0
-    for tier in order:
-        chance = given(tier, failed)
-        total += reach * (cost[tier] - value * chance)
-        reach *= 1.0 - chance
-        failed |= 1 << tier
-    return total
-
-
-def least_loss(cost: Sequence[float], value: float, given: Given) -> float:
-    """Over every order of every non-empty set of tiers."""
-    tiers = range(len(cost))
-    return min(
-        expected_loss(order, cost, value, given)
-        for length in range(1, len(cost) + 1)
-        for order in permutations(tiers, length)
-    )
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.floats(1e-3, 10))
-def test_the_order_of_independent_tries_is_the_best_of_all(
-    seed: int, n_tiers: int, value: float
-) -> None:
-    rng = np.random.default_rng(seed)
-    p, cost = rng.random(n_tiers), np.exp(rng.normal(-2, 1.5, n_tiers))
-
-    def given_failed(tier: int, failed: int) -> float:
-        return float(p[tier])
-
-    order = escalation_order(p, cost, value)
-    assert len(set(order)) == len(order) >= 1
-    assert expected_loss(order, cost.tolist(), value, given_failed) == pytest.approx(
-        least_loss(cost.tolist(), value, given_failed), abs=1e-12
-    )
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.floats(1e-2, 10))
-def test_the_order_of_dependent_tries_is_the_best_of_all(
-    seed: int, n_tiers: int, value: float
-) -> None:
-    rng = np.random.default_rng(seed)
-    cost = np.exp(rng.normal(-2, 1.5, n_tiers)).tolist()
-    # Any joint distribution of who succeeds: bit t of the pattern is tier t's success.
-    joint = rng.dirichlet(np.full(2**n_tiers, 0.3))
-    patterns = np.arange(2**n_tiers)
-
-    def given_failed(tier: int, failed: int) -> float:
-        left = joint[(patterns & failed) == 0]
-        wins = joint[((patterns & failed) == 0) & (patterns >> tier & 1 == 1)]
-        return float(wins.sum() / left.sum()) if left.sum() > 0 else 0.0
-
-    order = escalation_order([0.5] * n_tiers, cost, value, given_failed)
-    assert expected_loss(order, cost, value, given_failed) == pytest.approx(
-        least_loss(cost, value, given_failed), abs=1e-12
-    )
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.floats(0.0, 10))
-def test_many_tiers_are_ordered_by_the_ratio_and_as_well_as_exactly(
-    seed: int, n_tiers: int, value: float
-) -> None:
-    """The rule for more than twelve tiers, on few of them, against the exact search."""
-    rng = np.random.default_rng(seed)
-    p, cost = rng.random(n_tiers), np.exp(rng.normal(-2, 1.5, n_tiers))
-
-    def given_failed(tier: int, failed: int) -> float:
-        return float(p[tier])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy_module, "MAX_TIERS_FOR_EXACT_ORDER", 0)
-        order = escalation_order(p, cost, value)
-    assert expected_loss(order, cost.tolist(), value, given_failed) == pytest.approx(
-        least_loss(cost.tolist(), value, given_failed), abs=1e-12
-    )
-
-
-def test_more_tiers_than_the_exact_search_takes() -> None:
-    n_tiers = policy_module.MAX_TIERS_FOR_EXACT_ORDER + 1
-    cost = np.linspace(0.1, 1.0, n_tiers)
-    assert escalation_order(np.full(n_tiers, 0.5), cost, 10.0) == list(range(n_tiers))
-    assert escalation_order(np.full(n_tiers, 0.5), cost, 1.0) == [
-        tier for tier in range(n_tiers) if cost[tier] < 0.5
-    ]
-    assert escalation_order(np.zeros(n_tiers), cost, 1.0) == [0]
-
-
-def test_a_try_that_can_no_longer_help_is_left_out() -> None:
-    """The dear tier fails whenever the cheap one does: independent, it would be worth a try."""
-    assume_dependent = {(0, 0): 0.6, (1, 0): 0.6, (1, 0b01): 0.0, (0, 0b10): 0.0}
-    order = escalation_order(
-        [0.6, 0.6], [0.1, 0.2], 1.0, lambda tier, failed: assume_dependent[tier, failed]
-    )
-    assert order == [0]
-    assert escalation_order([0.6, 0.6], [0.1, 0.2], 1.0) == [0, 1]
-
-
-@given(problems(max_n=1, max_t=4), VALUE)
-def test_the_first_try_alone_is_the_routed_tier_where_no_second_one_pays(
-    problem: tuple[FloatArray, FloatArray], value: float
-) -> None:
-    p, cost = problem
-    order = escalation_order(p[0], cost[0], value)
-    assume(len(order) == 1)
-    routed = choose_one(p[0].tolist(), cost[0].tolist(), value)
-    loss = cost[0] - value * p[0]
-    assert loss[order[0]] == pytest.approx(loss[routed])

@@ -17,9 +17,10 @@ import pytest
 from router.artifact import load_artifact
 from router.decision import Decision
 from router.errors import InputError, PriceError, RoutingError, TiersError
-from router.escalation import Escalation
+from router.escalation import Escalation, Verifier
 from router.keyword import KeywordRouter
-from router.policy import Policy, escalation_order
+from router.plans import best_plan
+from router.policy import Policy, choose_one
 from router.prices import PriceBook, TierPrice
 from router.routing import Router
 from router.tiers import Tier, TierSet
@@ -360,7 +361,7 @@ def test_the_order_of_escalation(router: Router) -> None:
                 worth = router.policy.success_value_usd if value is None else value
                 assert router.escalation is not None
                 given = router.escalation.given(p)
-                expected = [NAMES[t] for t in escalation_order(p, cost, worth, given)]
+                expected = [NAMES[t] for t in best_plan(p, cost, worth, given).order]
                 assert router.plan(query, success_value_usd=value) == expected
         assert len(router.plan(query, success_value_usd=0.0)) == 1
     rich = [router.plan(query, success_value_usd=100.0) for query in QUERIES]
@@ -411,7 +412,7 @@ def test_without_loadings_tries_count_as_independent(small_artifact: Path, tmp_p
         p, cost = list(decision.p_success.values()), list(decision.cost_usd.values())
         plan = before.plan(query, success_value_usd=0.01)
         if decision.reason == "policy":
-            assert plan == [NAMES[t] for t in escalation_order(p, cost, 0.01)]
+            assert plan == [NAMES[t] for t in best_plan(p, cost, 0.01).order]
             differ += plan != router.plan(query, success_value_usd=0.01)
     assert differ > 0
 
@@ -422,7 +423,35 @@ def test_loadings_survive_other_prices(router: Router) -> None:
     np.testing.assert_array_equal(other.escalation.loading, router.escalation.loading)
 
 
-@pytest.mark.parametrize("value", [-0.01, float("nan"), float("-inf"), "0.1", [0.1]])
+def test_the_plan_knows_the_errors_of_the_verifier(router: Router) -> None:
+    shorter = 0
+    for query in QUERIES[:60]:
+        decision = router.route(query)
+        p, cost = list(decision.p_success.values()), list(decision.cost_usd.values())
+        if decision.reason != "policy":
+            assert len(router.plan(query, miss_rate=0.2, false_alarm_rate=0.1)) == 1
+            continue
+        perfect = router.plan(query, success_value_usd=0.1)
+        assert router.plan(query, success_value_usd=0.1, miss_rate=0, false_alarm_rate=0) == perfect
+        assert router.escalation is not None
+        verifier = Verifier(0.2, 0.1)
+        given = router.escalation.given(p, None, verifier)
+        told = router.plan(query, success_value_usd=0.1, miss_rate=0.2, false_alarm_rate=0.1)
+        assert told == [NAMES[t] for t in best_plan(p, cost, 0.1, given, verifier).order]
+        shorter += len(told) < len(perfect)
+        useless = router.plan(query, success_value_usd=0.1, miss_rate=0.9, false_alarm_rate=0.1)
+        assert useless == [NAMES[choose_one(p, cost, 0.1)]]
+    assert shorter > 0
+
+
+@pytest.mark.parametrize("name", ["miss_rate", "false_alarm_rate"])
+@pytest.mark.parametrize("rate", [-0.01, 1.01, float("nan"), float("inf"), "0.1", None, True])
+def test_rates_of_error_are_shares(router: Router, name: str, rate: Any) -> None:
+    with pytest.raises(InputError, match=f"verifier's {name} as a share from 0 to 1, got"):
+        router.plan(QUERIES[0], **{name: rate})
+
+
+@pytest.mark.parametrize("value", [-0.01, float("nan"), float("inf"), float("-inf"), "0.1", [0.1]])
 def test_a_success_is_worth_something(router: Router, value: Any) -> None:
     with pytest.raises(InputError, match="worth 0 dollars or more"):
         router.plan(QUERIES[0], success_value_usd=value)
