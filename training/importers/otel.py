@@ -62,6 +62,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "prompt": ("gen_ai.input.messages", "gen_ai.prompt"),
 }
 EVALUATION = "gen_ai.evaluation.result"
+NOT_OTLP = "not OTLP JSON (resourceSpans, scopeSpans, spans)"
 
 _CALLS = ("chat", "text_completion", "generate_content", "completion")
 # Lists of objects are flattened: prefix.INDEX.rest.
@@ -81,8 +82,11 @@ def read_calls(path: Path, evaluations: Verdicts) -> Iterator[Item]:
             yield Item(position, row)
             continue
         if "resourceSpans" not in row and "resourceLogs" not in row:
-            yield Item(position, OutcomeError("no resourceSpans: not OTLP JSON"))
+            yield Item(position, OutcomeError(NOT_OTLP))
         for span in _parts(row, "resourceSpans", "scopeSpans", "spans"):
+            if span is None:
+                yield Item(position, OutcomeError(NOT_OTLP))
+                continue
             try:
                 yield Item(position, call_of(span, evaluations), span.get("spanId"))
             except OutcomeError as error:
@@ -135,6 +139,8 @@ def read_evaluations(path: Path, verdicts: Verdicts) -> None:
         if isinstance(row, OutcomeError):
             continue
         for record in _parts(row, "resourceLogs", "scopeLogs", "logRecords"):
+            if record is None:
+                continue
             attributes = attributes_of(record)
             name = first(record, "eventName") or attributes.get("event.name")
             key = key_of(record.get("spanId")) or key_of(attributes.get("gen_ai.response.id"))
@@ -175,17 +181,17 @@ def seconds(nanoseconds: object) -> float | None:
         raise OutcomeError("at is not a time (nanoseconds since 1970)") from None
 
 
-def _parts(row: Object, *names: str) -> Iterator[Object]:
-    """The objects three levels down; what is none on the way is passed over."""
-    level: list[Object] = [row]
-    for name in names:
-        level = [
-            part
-            for parent in level
-            for part in as_list(parent.get(name))
-            if isinstance(part, Mapping)
-        ]
-    yield from level
+def _parts(row: Object, *names: str) -> Iterator[Object | None]:
+    """The objects that many lists down; None for each that is something else."""
+    if not names:
+        yield row
+        return
+    value = row.get(names[0])
+    for part in value if isinstance(value, list) else () if value is None else (None,):
+        if isinstance(part, Mapping):
+            yield from _parts(part, *names[1:])
+        else:
+            yield None
 
 
 def _pairs(pairs: object, depth: int) -> dict[str, object]:

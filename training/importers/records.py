@@ -58,9 +58,10 @@ def mentions(path: Path, text: bytes) -> bool:
         with open_binary(path) as file:
             end = b""
             while chunk := file.read(_CHUNK):
-                if text in end + chunk:
+                seen = end + chunk
+                if text in seen:
                     return True
-                end = chunk[-len(text) :]
+                end = seen[-len(text) :]
     except READ_ERRORS as error:
         raise unreadable(path, error) from error
     return False
