@@ -121,9 +121,10 @@ class Coverage:
     Words are hashed to P places, so that they stay out of the artifact. ``rarity`` (P,) is, above
     0, that of the words at each place: 1 + log((1 + n) / (1 + n with such a word)) over n fitting
     queries. ``max_rarity`` bounds their mean plus ``similarity_weight`` times what the query's
-    cosine similarity to its nearest reference lacks of 1. ``max_script_share`` (S,) holds shares
-    0..1. Older artifacts have no such weight; there rare words say nothing of a query whose
-    similarity reaches ``familiar_similarity``. Safe to share between threads.
+    cosine similarity to its nearest reference lacks of 1, in queries of ``min_words`` or more.
+    ``max_script_share`` (S,) holds shares 0..1. Older artifacts have no such weight; there rare
+    words say nothing of a query whose similarity reaches ``familiar_similarity``. Safe to share
+    between threads.
     """
 
     rarity: Float32Array
@@ -131,6 +132,7 @@ class Coverage:
     max_script_share: FloatArray
     familiar_similarity: float = ALWAYS_STRANGE
     similarity_weight: float = 0.0
+    min_words: float = 1.0
     _rarity_of: Callable[[str], float] = field(init=False, repr=False, compare=False)
     _most: list[float] = field(init=False, repr=False, compare=False)
 
@@ -140,9 +142,13 @@ class Coverage:
 
     def mean_rarity(self, text: str) -> float:
         """Mean rarity of a text's words in Latin letters; 0 where it has none."""
+        total, n_words = self._total_rarity(text)
+        return total / n_words if n_words else 0.0
+
+    def _total_rarity(self, text: str) -> tuple[float, int]:
+        """Total rarity of a text's words in Latin letters, and how many they are."""
         found = list(map(self._rarity_of, pieces(text)))
-        n_words = len(found) - found.count(_NO_WORD)
-        return sum(found) / n_words if n_words else 0.0
+        return sum(found), len(found) - found.count(_NO_WORD)
 
     def excludes(self, text: str, similarity: float = -1.0) -> bool:
         """Whether a text is written in what training had not.
@@ -150,9 +156,9 @@ class Coverage:
         ``similarity`` is that to its nearest reference.
         """
         if similarity < self.familiar_similarity:
-            rarity = self.mean_rarity(text)
+            total, n_words = self._total_rarity(text)
             lack = self.similarity_weight * (1.0 - similarity)
-            if rarity != _NO_WORD and rarity + lack > self.max_rarity:
+            if n_words >= max(self.min_words, 1) and total / n_words + lack > self.max_rarity:
                 return True
         return not text.isascii() and any(map(gt, script_shares(text), self._most))
 
@@ -168,6 +174,7 @@ class Coverage:
             "coverage.max_script_share": self.max_script_share,
             "coverage.familiar_similarity": np.array(self.familiar_similarity),
             "coverage.similarity_weight": np.array(self.similarity_weight),
+            "coverage.min_words": np.array(self.min_words),
         }
 
     @classmethod
@@ -179,7 +186,11 @@ class Coverage:
         most_rare = _checked(arrays, "max_rarity", ())
         share = _checked(arrays, "max_script_share", (len(SCRIPTS),))
         # Made before these were.
-        later = {"familiar_similarity": ALWAYS_STRANGE, "similarity_weight": 0.0}
+        later = {
+            "familiar_similarity": ALWAYS_STRANGE,
+            "similarity_weight": 0.0,
+            "min_words": 1.0,
+        }
         for name in later:
             if f"coverage.{name}" in arrays:
                 later[name] = float(_checked(arrays, name, ()))

@@ -85,8 +85,9 @@ def test_the_shipped_artifact_takes_no_easy_request_for_strange(measured: Sectio
     easy = measured.data["everyday"][0]
     assert easy["flagged"] == 0.0
     assert easy["tiers"]["frontier"] < 0.1
-    # What it cannot read it still does.
     router = Router.load()
+    assert {router.route(text).reason for text in ("hello", "ok", "lol")} == {"policy"}
+    # What it cannot read it still does.
     for text in (
         "你好，请帮我写一封信",
         "Bitte schreibe mir einen kurzen Brief an meine Vermieterin",

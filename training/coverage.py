@@ -35,12 +35,14 @@ def coverage_of(
     fold: IntArray,
     share_outside: float,
     similarity: npt.NDArray[np.floating[Any]] | None = None,
+    min_words: int = 1,
 ) -> Coverage:
     """Limits that about ``share_outside`` of queries like these (n) exceed, for each reading.
 
     Words of each fold (n,) are looked up among those of the other folds, as words of new queries
     will be; copies of a text are expected in one fold. ``similarity`` (n,) is how near each query
     comes to the references of the other folds; without it the words alone count.
+    Queries of fewer than ``min_words`` words are not judged by them.
     """
     places = [_places(query) for query in queries]
     folds, index = np.unique(fold, return_inverse=True)
@@ -69,6 +71,7 @@ def coverage_of(
         SCRIPT_FACTOR * np.array([_limit(share, share_outside) for share in shares.T])
         + SCRIPT_MARGIN,
         similarity_weight=weight,
+        min_words=float(min_words),
     )
 
 

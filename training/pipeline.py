@@ -46,6 +46,9 @@ AUTO_FAMILIES = ("ridge", "logistic", "knn", "mlp", "blend")
 # by similarity and half by its scripts and words: such queries go to the safe tier, which may cost
 # thirty times the one they would get.
 SHARE_OUTSIDE = 0.001
+# Without a limit on similarity queries may be shorter than training's (one in seven hundred of the
+# exam questions is), and a word or two that training had not tell of no other language.
+MIN_WORDS_ANYWHERE = 3
 Progress = Callable[[str], None]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -107,7 +110,7 @@ def train(
         warm_start: Start from what public outcomes of many models say of a query's difficulty
             (``training/prior.py``); of use with the default embedder only.
         similarity_limit: Whether a query is out of distribution for being unlike all training
-            queries; without, only for its scripts and words.
+            queries; without, only for its scripts and, if it has three or more, its words.
         seed: Of folds, centroids and networks.
         price_book: Where today's prices of token-priced tiers come from.
         key: Signs the artifact's manifest.
@@ -186,7 +189,13 @@ def train(
         costs.estimator,
         refs.all,
         NO_SIMILARITY if similarity is None else min_similarity(similarity, SHARE_OUTSIDE / 2),
-        coverage_of(fitting.query.tolist(), data.fold, SHARE_OUTSIDE / 2, similarity),
+        coverage_of(
+            fitting.query.tolist(),
+            data.fold,
+            SHARE_OUTSIDE / 2,
+            similarity,
+            MIN_WORDS_ANYWHERE if similarity is None else 1,
+        ),
     )
 
     # Choose the policy on rows that nothing above has seen.

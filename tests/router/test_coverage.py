@@ -174,7 +174,7 @@ def test_older_artifacts_keep_their_rule() -> None:
     text = "Sort these words: zyxwv utsrq ponml kjihg"
     familiar = replace(covering(max_rarity=1.5), familiar_similarity=0.7)
     older = familiar.to_arrays()
-    del older["coverage.similarity_weight"]
+    del older["coverage.similarity_weight"], older["coverage.min_words"]
     made_before = Coverage.from_arrays(older)
     assert made_before is not None
     assert made_before.excludes(text, 0.69) and not made_before.excludes(text, 0.7)
@@ -182,3 +182,11 @@ def test_older_artifacts_keep_their_rule() -> None:
     del older["coverage.familiar_similarity"]
     oldest = Coverage.from_arrays(older)
     assert oldest is not None and oldest.excludes(text, 0.99)
+
+
+def test_a_word_or_two_are_not_judged_where_three_are_asked_for() -> None:
+    made = replace(covering(max_rarity=0.5), min_words=3.0)
+    assert made.excludes("zyxwv, 12 utsrq + ponml") and not made.excludes("zyxwv, 12 utsrq +")
+    assert made.excludes("你好")
+    again = Coverage.from_arrays(made.to_arrays())
+    assert again is not None and again.min_words == 3.0

@@ -378,14 +378,18 @@ def test_queries_unlike_the_training_ones_go_to_the_safe_tier(
 def test_without_a_limit_on_similarity_only_scripts_and_words_are_strange(
     table: OutcomeTable, tmp_path: Path
 ) -> None:
-    # An emoji is nothing to the token table: no word, and like no query.
+    # An emoji is nothing to the token table, and one word tells no language.
     emoji, foreign = "🙂", "民法と刑法の違い"
+    greeting, german = "qwertz", "Bitte schreibe deiner Vermieterin einen kurzen Brief"
     reasons = []
     for name, limited in (("with", True), ("without", False)):
         run(table, tmp_path / name, similarity_limit=limited)
         router = Router.load(tmp_path / name)
-        reasons.append([router.route(text).reason for text in (emoji, foreign)])
-    assert reasons == [["out-of-distribution"] * 2, ["policy", "out-of-distribution"]]
+        reasons.append([router.route(text).reason for text in (emoji, greeting, foreign, german)])
+    assert reasons == [
+        ["out-of-distribution"] * 4,
+        ["policy"] * 2 + ["out-of-distribution"] * 2,
+    ]
 
 
 # Objectives and options
