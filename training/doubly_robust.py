@@ -26,6 +26,9 @@ from training.results import finite
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+# A difference of weights this small is rounding.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QValues:
@@ -179,7 +182,8 @@ def compare(
     cost = dr_terms(shift, weight, logged, logged.cost_usd, q_cost)
     # What was never tried, and what clipping took: where the policies agree it does not matter.
     untried = np.where(supported, 0.0, np.abs(shift)).sum(axis=1)
-    lost = untried + np.abs(raw - weight)
+    clipped = np.abs(raw - weight)
+    lost = untried + np.where(clipped > _ROUNDING * max_weight, clipped, 0.0)
     slack = float(logged.per_text(lost).mean())
     scale = float(cost_bound_usd.max()) + success_value_usd
     return PairedTerms(

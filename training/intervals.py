@@ -146,7 +146,7 @@ def likelihood_interval(
 
 
 def mean_is(values: FloatArray, mean: float, confidence: float, ess: float) -> bool:
-    """Whether ``mean`` is inside ``likelihood_interval`` of the values (n,), without working it out.
+    """Whether ``mean`` lies inside the ``likelihood_interval`` of the values (n,): one test of it.
 
     >>> mean_is(np.array([0.0, 1.0, 1.0, 0.0]), 0.5, 0.95, 4), mean_is(np.ones(4), 0.5, 0.95, 4)
     (True, False)

@@ -16,16 +16,18 @@ weights made from them are clipped and counted (``training.importance``).
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from router.errors import InputError
 from training.importance import (
@@ -45,31 +47,45 @@ BoolArray = npt.NDArray[np.bool_]
 MIN_PROPENSITY = 0.01
 # The strengths (inverse penalties) tried, weakest first. The strong ones are for deterministic
 # rules, whose logits have no end.
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-# More rows than this do not make a linear model better; a sample of them is fitted.
-MAX_FITTING_ROWS = 50_000
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+# More rows than this make a linear model hardly better; a sample of them is fitted.
+MAX_FITTING_ROWS = 20_000
 _MAX_ITERATIONS = 300
-# Logits of tiers that never occur, and the least logarithm of a probability.
+# The logit of a tier that does not occur, and the least logarithm of a probability.
 _NEVER = -50.0
 _LOG_TEMPERATURES = (-3.0, 3.0)
+# Shares of exploration tried, and by how much log likelihood each must beat the one before.
+_EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+_CLEARLY = 4.0
 _QUANTILES = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PropensityModel:
-    """P(tier | inputs) = softmax((x @ weight + bias) / temperature): (D, T), (T,) and a number."""
+    """(1 - epsilon) softmax((x @ weight + bias) / temperature) + epsilon / number of tiers in use.
+
+    ``weight`` (D, T), ``bias`` (T,) and two numbers; ``used`` (T,) are the tiers that the log has,
+    among which the share ``epsilon`` of requests is spread evenly, as an exploring policy does.
+    """
 
     weight: FloatArray
     bias: FloatArray
     temperature: float
+    epsilon: float
+    used: BoolArray
 
     def propensities(self, x: FloatArray) -> FloatArray:
-        """Of every tier for inputs (n, D), (n, T); rows sum to 1, and no entry is 0.
+        """Of every tier for inputs (n, D), (n, T); rows sum to 1, and unused tiers are 0.
 
-        >>> PropensityModel(np.zeros((1, 2)), np.zeros(2), 1.0).propensities(np.ones((1, 1)))
-        array([[0.5, 0.5]])
+        >>> used = np.array([True, True, False])
+        >>> model = PropensityModel(np.zeros((1, 3)), np.zeros(3), 1.0, 0.1, used)
+        >>> model.propensities(np.ones((1, 1)))
+        array([[0.5, 0.5, 0. ]])
         """
-        return softmax((x @ self.weight + self.bias) / self.temperature)
+        logits = x @ self.weight[:, self.used] + self.bias[self.used]
+        result = np.zeros((len(x), len(self.used)))
+        result[:, self.used] = _tempered(logits, self.temperature, self.epsilon)
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,8 +100,11 @@ class StratumModel:
         return result
 
 
+Model = TypeVar("Model", PropensityModel, StratumModel)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Propensities:
+class Propensities(Generic[Model]):
     """Estimated propensities (n, T) of the logged requests, and how good they are.
 
     ``calibration_error`` is the mean over tiers of the expected calibration error (Kull et al.,
@@ -95,7 +114,7 @@ class Propensities:
     """
 
     values: FloatArray
-    model: PropensityModel | StratumModel
+    model: Model
     calibration_error: float
     log_loss: float
     sentence: str
@@ -129,15 +148,18 @@ def fit_propensity(
     *,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
-) -> Propensities:
+) -> Propensities[PropensityModel]:
     """Cross-fitted, calibrated P(tier | x) by multinomial logistic regression.
 
     ``x`` is (n, D), ``tier`` and ``fold`` (n,); give one fold to all requests of a text. A row's
     propensities come from the other folds, with the strength of least held-out loss, and are then
-    calibrated by one temperature (Guo et al., ICML 2017), fitted on the held-out logits. It keeps
-    the model linear and every probability above 0, which isotonic regression would not, and is one
-    number, so that held-out rows may choose it. The model for new queries is fitted on all folds.
-    Of a log above 50,000 rows a sample is fitted.
+    calibrated on the held-out logits by a temperature (Guo et al., ICML 2017) and, where it earns
+    its place, a share ``epsilon`` of even exploration: the level that a policy explores at is no
+    linear function of anything. Unlike isotonic regression these keep the model compact and what is
+    possible above 0, and are so few that held-out rows may choose them. The model for new queries
+    is fitted on all folds.
+    Of a log above 20,000 rows a sample is fitted.
+    A tier that occurs nowhere has propensity 0.
 
     Raises:
         InputError: shapes that do not fit, fewer than two folds, or a tier that is no index.
@@ -155,25 +177,28 @@ def fit_propensity(
     scale = Scale.of(x)
     z = scale(x)
     fitted = _sample(n, seed)
-    rows = np.arange(n)
-    held_out = {strength: np.zeros((n, n_tiers)) for strength in strengths}
+    # Tiers that occur, numbered among themselves.
+    seen, label = np.unique(tier, return_inverse=True)
+    held_out = {strength: np.zeros((n, len(seen))) for strength in strengths}
     for f in folds:
         inside, outside = fitted[fold[fitted] != f], fold == f
         for strength, logits in held_out.items():
-            weight, bias = _fit(z[inside], tier[inside], n_tiers, strength)
+            weight, bias = _fit(z[inside], label[inside], len(seen), strength)
             logits[outside] = z[outside] @ weight + bias
-    loss = {s: _log_loss(softmax(logits), tier) for s, logits in held_out.items()}
-    strength = min(loss, key=lambda s: loss[s])
+    strength = min(held_out, key=lambda s: _log_loss(softmax(held_out[s]), label))
     logits = held_out[strength]
-    temperature = _temperature(logits, tier)
-    values = softmax(logits / temperature)
-    weight, bias = scale.fold(*_fit(z[fitted], tier[fitted], n_tiers, strength))
+    temperature, epsilon = _calibrate(logits, label)
+    values = np.zeros((n, n_tiers))
+    values[:, seen] = _tempered(logits, temperature, epsilon)
+    weight, bias, used = np.zeros((x.shape[1], n_tiers)), np.zeros(n_tiers), np.zeros(n_tiers, bool)
+    weight[:, seen], bias[seen] = scale.fold(*_fit(z[fitted], label[fitted], len(seen), strength))
+    used[seen] = True
     error = _calibration_error(values, tier)
     return Propensities(
         values=values,
-        model=PropensityModel(weight, bias, temperature),
+        model=PropensityModel(weight, bias, temperature, epsilon, used),
         calibration_error=error,
-        log_loss=float(-np.log(values[rows, tier]).mean()),
+        log_loss=_log_loss(values, tier),
         sentence=(
             "Propensities are not recorded but estimated from the queries, with a calibration "
             f"error of {error:.2g}: what the logging policy went by and the query does not show "
@@ -182,7 +207,9 @@ def fit_propensity(
     )
 
 
-def propensity_by_stratum(stratum: IntArray, tier: IntArray, n_tiers: int) -> Propensities:
+def propensity_by_stratum(
+    stratum: IntArray, tier: IntArray, n_tiers: int
+) -> Propensities[StratumModel]:
     """Shares of the tiers within each stratum (n,), numbered from 0: the log of a known rule.
 
     Maximum likelihood for a rule followed always, or left at random. Counted on the rows
@@ -311,7 +338,8 @@ def _fit(
         bias[seen] = 0.0
         return weight, bias
     model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS)
-    with warnings.catch_warnings():
+    # Products this small wait longer for a second thread than they take.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
         # A deterministic rule has no finite optimum; stopping early is the remedy, not a failure.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(z, tier)
@@ -327,14 +355,27 @@ def _log_loss(p: FloatArray, tier: IntArray) -> float:
     return float(-np.log(p[np.arange(len(tier)), tier]).mean())
 
 
-def _temperature(logits: FloatArray, tier: IntArray) -> float:
-    """That of least loss, between exp(-3) and exp(3)."""
-    found = minimize_scalar(
-        lambda log_t: _log_loss(softmax(logits / np.exp(log_t)), tier),
-        bounds=_LOG_TEMPERATURES,
-        method="bounded",
-    )
-    return float(np.exp(found.x))
+def _tempered(logits: FloatArray, temperature: float, epsilon: float) -> FloatArray:
+    even = epsilon / logits.shape[1]
+    result: FloatArray = (1.0 - epsilon) * softmax(logits / temperature) + even
+    return result
+
+
+def _calibrate(logits: FloatArray, label: IntArray) -> tuple[float, float]:
+    """Temperature (between exp(-3) and exp(3)) and epsilon of least loss.
+
+    An epsilon above 0 says that every tier was tried everywhere, and must be clearly better.
+    """
+    best, least = (1.0, 0.0), math.inf
+    for epsilon in _EPSILONS:
+
+        def loss(log_temperature: float, epsilon: float = epsilon) -> float:
+            return _log_loss(_tempered(logits, math.exp(log_temperature), epsilon), label)
+
+        found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
+        if found.fun < least - (_CLEARLY / len(label) if epsilon > 0 else 0.0):
+            best, least = (math.exp(found.x), epsilon), float(found.fun)
+    return best
 
 
 def _calibration_error(p: FloatArray, tier: IntArray) -> float:
