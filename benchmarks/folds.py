@@ -29,8 +29,7 @@ from training import metrics
 from training.costs import FittedCost, fit_cost
 from training.design import Design
 from training.features import embed_queries
-from training.fit import FAMILIES, fit_success
-from training.pipeline import AUTO_FAMILIES
+from training.fit import AUTO_FAMILIES_WITH_TASKS, FAMILIES, fit_success
 from training.prepare import N_FOLDS, inputs_of
 from training.split import fold_ids, query_hashes
 from training.table import OutcomeTable
@@ -42,8 +41,8 @@ IntArray = npt.NDArray[np.int64]
 
 N_OUTER_FOLDS = 4
 SEEDS = (0, 1)
-# What every other router is compared with: the first that `auto` tries.
-DEFAULT_FAMILY = AUTO_FAMILIES[0]
+# What every other router is compared with: the first that `auto` tries where a log names tasks.
+DEFAULT_FAMILY = AUTO_FAMILIES_WITH_TASKS[0]
 # The networks take as long as all others together: the quality part measures them.
 NESTED_FAMILIES = tuple(family for family in FAMILIES if family != "mlp")
 OWN_TIERS = f"{DEFAULT_FAMILY}, of the tiers' own outcomes alone"
@@ -103,7 +102,9 @@ def our_predictions(
 ) -> dict[str, Held]:
     """Of our families, of these with something left out, and of those who are told the task."""
     rows, queries = outer.rows, outer.held.query.tolist()
-    data, input_map, refs = inputs_of(rows.query.tolist(), outer.vectors, outer.fold, outer.seed)
+    data, input_map, refs = inputs_of(
+        rows.query.tolist(), outer.vectors, outer.fold, outer.seed, task=rows.task
+    )
     design = Design.of(data, refs.all)
     costs = fit_cost(data, design, rows, PriceBook())
     similarity = outer.held_vectors @ refs.all.T

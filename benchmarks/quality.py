@@ -196,17 +196,26 @@ def measure_set(
     embedder_label: str,
     say: Say,
     *,
-    estimators: Sequence[str] = (AUTO, *FAMILIES),
+    estimators: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[list[Table], dict[str, Any], list[Trained]]:
-    """One set with one embedder: tables, JSON, and the runs themselves."""
+    """One set with one embedder: tables, JSON, and the runs themselves.
+
+    By default of `auto` and of every family that it tried: without tasks those are fewer.
+    """
     roles = Roles.of(
         table, load_embedder(embedder), seed, lambda message: say(f"{name}: {message}")
     )
-    runs = [
-        train_and_evaluate(name, table, roles, embedder, estimator, seed, say)
-        for estimator in estimators
-    ]
+
+    def run(estimator: str) -> Trained:
+        return train_and_evaluate(name, table, roles, embedder, estimator, seed, say)
+
+    if estimators is None:
+        runs = [run(AUTO)]
+        tried = runs[0].manifest["estimator"]["decision_values"]
+        runs += [run(family) for family in FAMILIES if family in tried]
+    else:
+        runs = [run(estimator) for estimator in estimators]
     told = told_the_task(roles, runs[0])
     title = f"{name}, {embedder_label}"
     tables = [_menu_table(title, runs[0]), _runs_table(title, runs, told, table.tiers.names)]

@@ -18,8 +18,8 @@ must match before its digests are believed.
 
 FORMAT is raised by one when an older cps-router could no longer read what is written; a new
 optional manifest key or array does not raise it. Format 2 brought word grams and the kernel to the
-inputs, and the estimator "ridge". Every older FORMAT stays loadable, held by golden
-artifacts in the tests.
+inputs, and the estimator "ridge"; format 3 the posterior over tasks. Every older FORMAT stays
+loadable, held by golden artifacts in the tests.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
     "save_artifact",
 ]
 
-FORMAT = 2
+FORMAT = 3
 SIGNING_KEY_VARIABLE = "CPS_ROUTER_SIGNING_KEY"
 
 _MAX_FILE_BYTES = 2 * 2**30

@@ -2,7 +2,8 @@
 
 Of the inputs that ``router.inputs`` describes most are word grams, and nearly all of those are 0.
 Serving therefore sums the few rows of the weight that a query's grams name. All estimators'
-weights stand side by side in one, so that a query is read once for all of them.
+weights stand side by side in one, so that a query is read once for all of them; that of the
+posterior over tasks is among them, and what the posterior adds to the others comes after.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class LinearMap:
     _grams: GramProduct | None
     _bias: FloatArray  # (K,)
     _columns: tuple[slice, ...]
+    _task_rows: FloatArray  # (tasks, K), of the posterior over tasks, whose predictor comes last
 
     @classmethod
     def of(
@@ -63,17 +65,24 @@ class LinearMap:
 
         The first ``n_dense`` inputs are embedding and query features.
         """
+        tasks = input_map.tasks
+        n_tasks = 0 if tasks is None else len(tasks.bias)
+        columns_asked = len(parts)
+        if tasks is not None:
+            parts = [*parts, (tasks.weight, tasks.bias)]
         weight = np.zeros((n_inputs, sum(len(bias) for _, bias in parts)))
         ends = accumulate((len(bias) for _, bias in parts), initial=0)
         columns = tuple(slice(start, end) for start, end in pairwise(ends))
         for at, (own, _) in zip(columns, parts, strict=True):
             weight[: len(own), at] = own
+        weight, task_rows = np.split(weight, [n_inputs - n_tasks])
         grams = None
         if input_map.grams is not None:
             dense, wide, kernel = np.split(weight, [n_dense, n_dense + N_GRAMS])
             grams, weight = GramProduct(input_map.grams, wide), np.vstack((dense, kernel))
         bias = np.concatenate([bias for _, bias in parts])
-        return cls(input_map, np.ascontiguousarray(weight.T), grams, bias, columns)
+        narrow = np.ascontiguousarray(weight.T)
+        return cls(input_map, narrow, grams, bias, columns[:columns_asked], task_rows)
 
     def one(
         self, query: str, embedding: Float32Array, similarity: Float32Array
@@ -83,6 +92,7 @@ class LinearMap:
         if self._grams is not None:
             eta += self._grams.one(query)
         eta += self._bias
+        self._add_tasks(eta)
         return [eta[at] for at in self._columns]
 
     def many(
@@ -94,4 +104,11 @@ class LinearMap:
         if self._grams is not None:
             eta += self._grams.many(queries)
         eta += self._bias
+        self._add_tasks(eta)
         return [eta[:, at] for at in self._columns]
+
+    def _add_tasks(self, eta: FloatArray) -> None:
+        """Add what the posterior over tasks adds to predictors (..., K)."""
+        if self.input_map.tasks is not None:
+            n_tasks = len(self._task_rows)
+            eta += self.input_map.tasks.from_eta(eta[..., -n_tasks:]).dot(self._task_rows)

@@ -34,7 +34,7 @@ from router.embedding import default_embedder_folder, load_embedder, static_file
 from router.errors import DatasetError, InputError
 from router.escalation import Escalation, Verifier
 from router.routing import Router
-from training.fit import FAMILIES
+from training.fit import AUTO_FAMILIES
 from training.synthetic import make_world, sample, synthetic_tiers
 from training.table import OutcomeTable
 
@@ -458,7 +458,7 @@ def test_the_command_prints_json_and_writes_markdown(
     run.main(["--only", "quality", "--json", "--out", str(out)])
     found = json.loads(capsys.readouterr().out)
     (measured,) = found["quality"]["sets"]["sample"]
-    assert [each["asked"] for each in measured["runs"]] == ["auto", *FAMILIES]
+    assert [each["asked"] for each in measured["runs"]] == ["auto", *AUTO_FAMILIES]
     assert found["environment"]["seed"] == "0"
     markdown = out.read_text(encoding="utf-8")
     assert "floor menu" in markdown

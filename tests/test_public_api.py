@@ -64,9 +64,8 @@ ARGUMENTS = {
         "evaluate": "router table * confidence n_bootstrap seed on_progress",
     },
     "training.pipeline": {
-        "train": "table out * objective confidence embedder estimator safe_tier warm_start seed "
-        "price_book "
-        "key name synthetic track on_progress",
+        "train": "table out * objective confidence embedder estimator safe_tier warm_start "
+        "similarity_limit seed price_book key name synthetic track on_progress",
         "TrainResult": "manifest folder warnings run",
     },
     "training.search": {"Objective": "kind rate margin relative_to amount_usd"},

@@ -56,7 +56,11 @@ def train(
         str, typer.Option(help='"static", a folder, or a sentence-transformers model.')
     ] = "static",
     estimator: Annotated[
-        str, typer.Option(help="auto, ridge, logistic, knn, mlp or blend (ridge and knn).")
+        str,
+        typer.Option(
+            help="auto, ridge, logistic, knn, mlp, blend (ridge and knn); where the log names "
+            "tasks also task and ridge-task."
+        ),
     ] = "auto",
     warm_start: Annotated[
         bool,

@@ -21,6 +21,8 @@ KERNEL_SHARE = 0.5
 FEATURES_SHARE = 0.3
 # Of each score of the prior, which has unit variance.
 PRIOR_SHARE = 0.5
+# Of the posterior over tasks, which sums to 1: as much as a text's word grams.
+TASKS_SHARE = 1.0
 _LEAST_EIGENVALUE = 1e-6
 
 
@@ -37,6 +39,7 @@ class Design:
     feature_factor: float
     n_grams: int
     whitening: FloatArray
+    n_tasks: int
     prior: FloatArray
     prior_scale: Scale
 
@@ -54,12 +57,14 @@ class Design:
         grams = data.x[:, dense : dense + N_GRAMS]
         blocks.append(grams)
         whitening = np.zeros((0, 0))
-        if data.x.shape[1] > dense + N_GRAMS:
+        before_tasks = data.x.shape[1] - data.n_tasks
+        if before_tasks > dense + N_GRAMS:
             refs = references.astype(np.float64)
             values, vectors = np.linalg.eigh(np.exp(KERNEL_WIDTH * (refs @ refs.T - 1.0)))
             kept = values > _LEAST_EIGENVALUE * values[-1]
             whitening = vectors[:, kept] * np.sqrt(KERNEL_SHARE / values[kept])
-            blocks.append(data.x[:, dense + N_GRAMS :] @ whitening)
+            blocks.append(data.x[:, dense + N_GRAMS : before_tasks] @ whitening)
+        blocks.append(data.tasks * np.sqrt(TASKS_SHARE))
         if prior is None:
             prior = np.zeros((0, 0))
         scores = data.x[:, : len(prior)] @ prior
@@ -72,6 +77,7 @@ class Design:
             float(factor),
             grams.shape[1],
             whitening,
+            data.n_tasks,
             prior,
             prior_scale,
         )
@@ -81,14 +87,16 @@ class Design:
         d, dense = self.n_embedding, self.n_embedding + len(self.features.centre)
         features, bias = self.features.fold(weight[d:dense] * self.feature_factor, bias)
         kernel = dense + self.n_grams
-        last = kernel + self.whitening.shape[1]
+        tasks = kernel + self.whitening.shape[1]
+        last = tasks + self.n_tasks
         prior, bias = self.prior_scale.fold(weight[last:] * np.sqrt(PRIOR_SHARE), bias)
         raw = np.vstack(
             (
                 weight[:d] * np.sqrt(EMBEDDING_SHARE),
                 features,
                 weight[dense:kernel],
-                self.whitening @ weight[kernel:last],
+                self.whitening @ weight[kernel:tasks],
+                weight[tasks:last] * np.sqrt(TASKS_SHARE),
             )
         )
         raw[: len(self.prior)] += self.prior @ prior

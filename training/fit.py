@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
+from router.errors import InputError
 from router.estimators import (
     LinearScore,
     Member,
@@ -46,10 +47,19 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "knn": ("knn",),
     "mlp": ("mlp",),
     "blend": ("ridge", "knn"),
+    "task": ("task",),
+    "ridge-task": ("ridge", "task"),
 }
+# Those that need a log that names its tasks.
+TASK_FAMILIES = ("task", "ridge-task")
+# Candidates of `auto`: the first is taken unless another one decides clearly better.
+AUTO_FAMILIES = ("ridge", "logistic", "knn", "mlp", "blend")
+AUTO_FAMILIES_WITH_TASKS = ("ridge-task", *AUTO_FAMILIES, "task")
 RIDGE_PENALTIES = (3.0, 10.0, 30.0, 100.0)
 # Inverse regularisation strengths, chosen between by cross-fitted log-loss.
 LOGISTIC_STRENGTHS = (0.03, 0.1, 0.3, 1.0)
+# Of the success rates of tasks, by how many queries each of them has.
+TASK_STRENGTHS = (1.0, 10.0)
 MLP_HIDDEN = 16
 MLP_PENALTIES = (30.0, 100.0)
 MLP_ITERATIONS = 60
@@ -82,11 +92,17 @@ def fit_success(
 
     Members are calibrated by Platt's sigmoid on scores for rows they were not fitted on, then
     fitted once more on all rows; the mean of several members' logits is calibrated the same way.
-    A member that several families share is fitted once.
+    A member that several families share is fitted once. Raises InputError where a family needs
+    tasks and ``data`` has none.
     """
     members: dict[str, tuple[Member, FloatArray]] = {}
     fitted = {}
     for family in families:
+        if family in TASK_FAMILIES and not data.n_tasks:
+            raise InputError(
+                f"expected outcomes that name at least two tasks for the estimator {family}, got "
+                "fewer that are frequent enough: fill the task column or choose another estimator."
+            )
         for kind in FAMILIES[family]:
             if kind not in members:
                 if on_progress:
@@ -104,11 +120,21 @@ def fit_success(
         p = sigmoid(slope * score + intercept)
         # Each member carries its share of the mean and of the mean's calibration.
         share = 1.0 / len(parts)
-        estimator = SuccessEstimator(
-            tuple(member.scaled(slope * share, intercept * share) for member, _ in parts)
-        )
-        fitted[family] = Fitted(family, estimator, p)
+        scaled = [member.scaled(slope * share, intercept * share) for member, _ in parts]
+        fitted[family] = Fitted(family, SuccessEstimator(_merged(scaled)), p)
     return fitted
+
+
+def _merged(members: Iterable[Member]) -> tuple[Member, ...]:
+    """Members of one kind that are linear in the same inputs become one: their logits add up."""
+    merged: list[Member] = []
+    for member in members:
+        last = merged[-1] if merged else None
+        if isinstance(member, RidgeScore) and isinstance(last, RidgeScore):
+            merged[-1] = RidgeScore(last.weight + member.weight, last.bias + member.bias)
+        else:
+            merged.append(member)
+    return tuple(merged)
 
 
 def _fit_member(
@@ -125,10 +151,10 @@ def _fit_member(
         slope, intercept = _platt(held_out, success, observed)
         member = neighbours(data.embedding, refs.all, success, observed)
         return member.scaled(slope, intercept), slope * held_out + intercept
-    fit_one = _fit_logistic if kind == "logistic" else _fit_mlp
-    options = LOGISTIC_STRENGTHS if kind == "logistic" else MLP_PENALTIES
-    scale = Scale.of(data.dense)
-    z = scale(data.dense)
+    fit_one, options = _FITS[kind]
+    read = data.tasks if kind == "task" else data.dense
+    scale = Scale.of(read)
+    z = scale(read)
     best: tuple[float, float, FloatArray] | None = None
     for option in options:
         held_out = np.zeros(success.shape)
@@ -151,7 +177,16 @@ def _fit_member(
         fit_one(z, success[:, t], observed[:, t], option, data.seed)
         for t in range(success.shape[1])
     ]
-    compiled = compile_logistic(models, scale) if kind == "logistic" else compile_mlp(models, scale)
+    compiled: Member
+    if kind == "mlp":
+        compiled = compile_mlp(models, scale)
+    elif kind == "logistic":
+        compiled = compile_logistic(models, scale)
+    else:
+        # The posterior over tasks stands behind all other inputs.
+        linear = compile_logistic(models, scale)
+        others = np.zeros((data.x.shape[1] - data.n_tasks, success.shape[1]))
+        compiled = RidgeScore(np.vstack((others, linear.weight)), linear.bias)
     return compiled.scaled(*calibration), held_out
 
 
@@ -305,6 +340,13 @@ def _platt(
             slopes.append(slope)
             intercepts.append(float(model.intercept_[0]))
     return np.array(slopes), np.array(intercepts)
+
+
+_FITS: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
+    "logistic": (_fit_logistic, LOGISTIC_STRENGTHS),
+    "mlp": (_fit_mlp, MLP_PENALTIES),
+    "task": (_fit_logistic, TASK_STRENGTHS),
+}
 
 
 def log_loss(p: FloatArray, success: FloatArray, observed: BoolArray) -> float:

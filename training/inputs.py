@@ -16,7 +16,8 @@ IntArray = npt.NDArray[np.int64]
 class Inputs:
     """What estimators see of n queries: embeddings (n, d), all inputs (n, D), and fold ids (n,).
 
-    The first ``n_dense`` inputs, by default all, are embedding and query features.
+    The first ``n_dense`` inputs, by default all, are embedding and query features; the last
+    ``n_tasks`` are the cross-fitted posterior over tasks.
     """
 
     embedding: Float32Array
@@ -24,6 +25,7 @@ class Inputs:
     fold: IntArray
     seed: int
     n_dense: int = -1
+    n_tasks: int = 0
 
     def __post_init__(self) -> None:
         if self.n_dense < 0:
@@ -33,6 +35,11 @@ class Inputs:
     def dense(self) -> FloatArray:
         """Embedding and query features (n, d+k)."""
         return self.x[:, : self.n_dense]
+
+    @property
+    def tasks(self) -> FloatArray:
+        """Posterior over tasks (n, n_tasks)."""
+        return self.x[:, self.x.shape[1] - self.n_tasks :]
 
 
 @dataclass(frozen=True, slots=True)

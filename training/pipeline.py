@@ -24,7 +24,13 @@ from training.coverage import coverage_of
 from training.defaults import DEFAULT_CONFIDENCE
 from training.design import Design
 from training.escalation import fit_escalation
-from training.fit import FAMILIES, fit_metrics, fit_success
+from training.fit import (
+    AUTO_FAMILIES,
+    AUTO_FAMILIES_WITH_TASKS,
+    FAMILIES,
+    fit_metrics,
+    fit_success,
+)
 from training.neighbours import NO_SIMILARITY, min_similarity
 from training.prepare import prepare
 from training.prior import Prior
@@ -40,8 +46,6 @@ from training.table import OutcomeTable
 __all__ = ["TrainResult", "train"]
 
 AUTO = "auto"
-# Candidates of `auto`, the simplest first.
-AUTO_FAMILIES = ("ridge", "logistic", "knn", "mlp", "blend")
 # About one query in a thousand of the training traffic itself counts as unlike the rest, half of it
 # by similarity and half by its scripts and words: such queries go to the safe tier, which may cost
 # thirty times the one they would get.
@@ -157,7 +161,8 @@ def train(
     tier_cost = costs.means.dollars(costs.estimator)
     strongest = int(np.lexsort((tier_cost, -tier_success))[0])  # of equals the cheapest
     floor = objective.floor(table.tiers, strongest)
-    families = AUTO_FAMILIES if estimator == AUTO else (estimator,)
+    automatic = AUTO_FAMILIES_WITH_TASKS if data.n_tasks else AUTO_FAMILIES
+    families = automatic if estimator == AUTO else (estimator,)
     fitted = fit_success(
         data,
         design,

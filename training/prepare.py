@@ -14,11 +14,13 @@ from router.errors import InputError
 from router.inputs import InputMap
 from router.query_features import N_FEATURES
 from router.tiers import TierSet, estimated_tokens
+from training.design import Design
 from training.features import embed_queries
 from training.inputs import Inputs
 from training.neighbours import References
 from training.split import SplitMasks, fitting_calibration, fold_ids, query_hashes, split_table
 from training.table import OutcomeTable
+from training.tasks import fit_tasks
 
 N_FOLDS = 5
 # Some 2,600 numbers stand for a query while estimators are fitted, several times over: more fitting
@@ -128,7 +130,9 @@ def prepare(
     fits[np.flatnonzero(fits)[MAX_FITTING_REQUESTS:]] = False
     folds = fold_ids(hashes[fits], min(N_FOLDS, len(np.unique(hashes[fits]))), seed)
     fitting = train.take(fits)
-    data, input_map, refs = inputs_of(list(fitting.query), vectors[fits], folds, seed, gram_weight)
+    data, input_map, refs = inputs_of(
+        list(fitting.query), vectors[fits], folds, seed, gram_weight, fitting.task
+    )
     held, first = one_per_text(train.take(kept), hashes[kept])
     return Prepared(
         split=split,
@@ -149,15 +153,24 @@ def inputs_of(
     folds: IntArray,
     seed: int,
     gram_weight: FloatArray | None = None,
+    task: npt.NDArray[np.object_] | None = None,
 ) -> tuple[Inputs, InputMap, References]:
     """What estimators see of queries to fit on, and what makes the same of others.
 
-    ``gram_weight`` (N_GRAMS,) is a prior's, by default the queries' own.
+    ``gram_weight`` (N_GRAMS,) is a prior's, by default the queries' own. ``task`` (n,) names the
+    queries' tasks where they are known.
     """
     refs = References.of(Inputs(vectors, vectors.astype(np.float64), folds, seed))
     input_map = InputMap.of(queries, gram_weight)
     x = input_map.many(queries, vectors, vectors @ refs.all.T)
-    return Inputs(vectors, x, folds, seed, vectors.shape[1] + N_FEATURES), input_map, refs
+    data = Inputs(vectors, x, folds, seed, vectors.shape[1] + N_FEATURES)
+    tasks = None if task is None else fit_tasks(task, data, Design.of(data, refs.all))
+    if tasks is not None:
+        posterior, held_out = tasks
+        input_map = replace(input_map, tasks=posterior)
+        x = np.hstack((x, held_out))
+        data = replace(data, x=x, n_tasks=held_out.shape[1])
+    return data, input_map, refs
 
 
 def one_per_text(

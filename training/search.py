@@ -34,10 +34,13 @@ STRONGEST = "strongest"
 DEFAULT_MARGIN = -0.05
 MENU_MARGINS = (-0.02, -0.05, -0.10)
 # How finely families are compared: policies swept, floors around the asked one, resamples, rows.
+# What one floor costs on a swept curve is mostly noise, so that a family is chosen for many.
 _N_SWEPT = 128
-_FLOOR_SHIFTS = np.linspace(-0.01, 0.01, 9)
+_FLOOR_SHIFTS = np.linspace(-0.03, 0.03, 9)
 _N_RESAMPLES = 200
 _MAX_ROWS_COMPARED = 20_000
+# A mix of tiers that are free costs nothing.
+_TINY_USD = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +123,9 @@ def decision_values(
 ) -> FloatArray:
     """What the predictions are worth for the objective, (B,) for B weightings (B, n) of the rows.
 
-    Lower is better. For a floor: the mean cost at which the swept policy reaches it, averaged over
-    floors a point below to a point above, since the cost at one point of a swept curve is mostly
-    noise. Where the sweep does not reach a floor, the strongest tier's cost counts.
+    Lower is better. For a floor: the least cost at which the swept policy reaches it over that of
+    the random mix, averaged over floors from three points below to three above. Where the sweep
+    does not reach a floor, the strongest tier's cost counts.
     """
     if floor is not None:
         played = [
@@ -136,15 +139,18 @@ def decision_values(
         if floor.relative_to is not None:
             base = tier_success[:, floor.relative_to] + floor.margin
         dearest = tier_cost[np.arange(len(weights)), tier_success.argmax(axis=1)]
-        reached = [
-            np.minimum(
-                # What reaches the floor but for rounding reaches it.
-                np.where(success >= (base + shift)[:, None] - 1e-9, cost, np.inf).min(axis=1),
-                dearest,
-            )
-            for shift in _FLOOR_SHIFTS
-        ]
-        return np.asarray(np.mean(reached, axis=0))
+        ratios = []
+        for shift in _FLOOR_SHIFTS:
+            wanted = base + shift
+            # What reaches the floor but for rounding reaches it.
+            reaches = success >= wanted[:, None] - 1e-9
+            ours = np.minimum(np.where(reaches, cost, np.inf).min(axis=1), dearest)
+            mixed = [
+                cheapest_mix(*means).cost_usd
+                for means in zip(tier_cost, tier_success, wanted, strict=True)
+            ]
+            ratios.append(ours / np.maximum(mixed, _TINY_USD))
+        return np.asarray(np.mean(ratios, axis=0))
     if objective.kind == "value":
         s, c = rows.played(objective.amount_usd)
         return weights @ (c - objective.amount_usd * s)

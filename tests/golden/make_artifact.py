@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,11 @@ def decisions(router: Router, queries: Sequence[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train on 120 synthetic requests (48 references) with every kind of estimator."""
-    table = sample_table(120)
+    """Train on 130 synthetic requests of two tasks with every kind of estimator."""
+    table = sample_table(130)
+    lengths = np.array([len(query) for query in table.query])
+    task = np.where(lengths > np.median(lengths), "long", "short").astype(object)
+    table = replace(table, task=task)
     folder = HERE / f"artifact-format-{FORMAT}"
     with tempfile.TemporaryDirectory() as scratch:
         embedder = tiny_embedder(Path(scratch) / "embedder", list(table.query))

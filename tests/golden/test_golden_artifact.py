@@ -14,10 +14,13 @@ from tests.golden.make_artifact import decisions
 
 HERE = Path(__file__).resolve().parent
 FORMATS = range(1, FORMAT + 1)
-MEMBERS = {1: ["logistic", "knn", "mlp"], 2: ["ridge", "logistic", "knn", "mlp"]}
+EVERY = ["ridge", "logistic", "knn", "mlp"]
+MEMBERS = {1: ["logistic", "knn", "mlp"], 2: EVERY, 3: EVERY}
 PARTS = {1: {"references"}, 2: {"references", "inputs", "coverage", "escalation"}}
-# Embedding, query features; from format 2 on word grams and a kernel of 48 references, too.
-N_INPUTS = {1: 16 + 10, 2: 16 + 10 + 2048 + 48}
+PARTS[3] = PARTS[2]
+# Embedding, query features; from format 2 on word grams and a kernel of the references, too; from
+# format 3 on two tasks.
+N_INPUTS = {1: 16 + 10, 2: 16 + 10 + 2048 + 48, 3: 16 + 10 + 2048 + 53 + 2}
 
 
 def close(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.estimators import Linear
-from router.inputs import InputMap
+from router.inputs import InputMap, TaskPosterior
 from router.linear_map import _ONE_THREAD, LinearMap, product
 from tests.artifacts import HARD_QUERIES
 
@@ -18,7 +20,11 @@ Float32Array = npt.NDArray[np.float32]
 
 D, M = 8, 5
 TEXTS = ["What is 12 + 7?", "Translate the LETTER into Spanish", "def f(x):\n    return {x}", ""]
-INPUT_MAPS = {1: InputMap.from_arrays({}), 2: InputMap.of(TEXTS)}
+PLAIN = InputMap.of(TEXTS)
+TASKS = TaskPosterior(
+    np.random.default_rng(2).normal(size=(PLAIN.sizes(D, M)["D"], 6)) / 20, np.linspace(0, 0.2, 6)
+)
+INPUT_MAPS = {1: InputMap.from_arrays({}), 2: PLAIN, 3: replace(PLAIN, tasks=TASKS)}
 
 
 def unit(n: int, seed: int = 0) -> Float32Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -90,6 +92,22 @@ def test_the_prior_is_a_column_of_unit_variance_for_each_of_its_scores() -> None
     np.testing.assert_array_equal(more.matrix[:, :-2], plain.matrix)
     scores = StandardScaler().fit_transform(data.x[:, : len(prior)] @ prior)
     np.testing.assert_allclose(more.matrix[:, -2:], scores * np.sqrt(0.5), atol=1e-9)
+
+
+def test_the_posterior_over_tasks_stands_before_the_prior_and_counts_as_it_is() -> None:
+    data, refs = prepared()
+    posterior = np.random.default_rng(3).dirichlet(np.ones(4), N)
+    told = replace(data, x=np.hstack((data.x, posterior)), n_tasks=4)
+    prior = np.random.default_rng(1).normal(size=(DENSE + N_GRAMS, 2))
+    plain, design = Design.of(data, refs.all, prior), Design.of(told, refs.all, prior)
+    expected = np.hstack((plain.matrix[:, :-2], posterior, plain.matrix[:, -2:]))
+    np.testing.assert_allclose(design.matrix, expected, atol=1e-12)
+    rng = np.random.default_rng(1)
+    weight, bias = rng.normal(size=(design.matrix.shape[1], 3)), rng.normal(size=3)
+    raw, raw_bias = design.unfold(weight, bias)
+    np.testing.assert_allclose(
+        told.x @ raw + raw_bias, design.matrix @ weight + bias, rtol=0, atol=1e-6
+    )
 
 
 def test_inputs_without_word_grams() -> None:

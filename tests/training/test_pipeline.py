@@ -22,7 +22,7 @@ from router.tiers import Tier, TierSet
 from tests.minilm import minilm_folder, tiny_encoder
 from training import package, pipeline
 from training.evaluate import evaluate
-from training.fit import FAMILIES
+from training.fit import AUTO_FAMILIES_WITH_TASKS, FAMILIES
 from training.inputs import Inputs
 from training.pipeline import TrainResult, train
 from training.search import Objective, Rows
@@ -434,7 +434,10 @@ def test_a_floor_out_of_reach_is_said(table: OutcomeTable, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"estimator": "forest"}, "among auto, ridge, logistic, knn, mlp, blend, got 'forest'"),
+        (
+            {"estimator": "forest"},
+            "among auto, ridge, logistic, knn, mlp, blend, task, ridge-task, got 'forest'",
+        ),
         ({"confidence": 0.3}, "a confidence from 0.5 to 1, got 0.3"),
         ({"confidence": 1.0}, "a confidence from 0.5 to 1, got 1"),
         ({"confidence": math.nan}, "a confidence from 0.5 to 1, got nan"),
@@ -479,10 +482,13 @@ def test_every_stage_is_announced(table: OutcomeTable, tmp_path: Path) -> None:
 def test_auto_takes_a_family_by_its_decision_value(table: OutcomeTable, tmp_path: Path) -> None:
     manifest = run(table, tmp_path, estimator="auto").manifest
     values = manifest["estimator"]["decision_values"]
-    assert list(values) == ["blend", "knn", "logistic", "mlp", "ridge"]  # as JSON sorts them
+    assert list(values) == sorted(AUTO_FAMILIES_WITH_TASKS)  # as JSON sorts them
     family = manifest["estimator"]["family"]
     assert family in values
-    assert manifest["estimator"]["members"] == list(FAMILIES[family])
+    # What is linear in the same inputs is one member.
+    linear = {"task": "ridge"}
+    members = dict.fromkeys(linear.get(kind, kind) for kind in FAMILIES[family])
+    assert manifest["estimator"]["members"] == list(members)
 
 
 # Feedback that is not full

@@ -14,7 +14,7 @@ import pytest
 
 from router.certificate import Floor
 from router.errors import InputError, TiersError
-from router.policy import Policy, choose, value_for_budget, value_sweep
+from router.policy import Policy, cheapest_mix, choose, value_for_budget, value_sweep
 from router.selection import CalibrationRows
 from router.tiers import Tier, TierSet
 from training import search
@@ -165,7 +165,7 @@ def test_decision_values_without_a_floor_are_sums_over_weighted_rows() -> None:
     np.testing.assert_allclose(got, c / s)
 
 
-def test_the_decision_value_of_a_floor_is_what_reaching_it_costs() -> None:
+def test_the_decision_value_of_a_floor_is_what_reaching_it_costs_beside_the_mix() -> None:
     p, success, cost = outcomes(50)
     rows = Rows(p, np.tile(COST, (50, 1)), success, cost)
     weights = np.full((1, 50), 1 / 50)
@@ -183,12 +183,14 @@ def test_the_decision_value_of_a_floor_is_what_reaching_it_costs() -> None:
         (Floor(rate=0.8), 0.8),
         (Floor(margin=-0.055, relative_to=2), success[:, 2].mean() - 0.055),
     ):
-        expected = np.mean([cost_at(base + shift) for shift in np.linspace(-0.01, 0.01, 9)])
+        wanted = base + np.linspace(-0.03, 0.03, 9)
+        mixed = [cheapest_mix(cost.mean(axis=0), success.mean(axis=0), f).cost_usd for f in wanted]
+        expected = np.mean([cost_at(f) / mix for f, mix in zip(wanted, mixed, strict=True)])
         (got,) = decision_values(Objective(), floor, rows, weights)
         assert got == pytest.approx(expected)
-    # What no policy reaches costs as much as the strongest tier.
-    (got,) = decision_values(Objective(), Floor(rate=0.999), rows, weights)
-    assert got == pytest.approx(cost[:, int(success.mean(axis=0).argmax())].mean())
+    # What no policy reaches costs as much as the strongest tier, as does the mix.
+    (got,) = decision_values(Objective(), Floor(rate=0.9999), rows, weights)
+    assert got == pytest.approx(1.0, abs=0.05)
 
 
 # Families
