@@ -29,7 +29,7 @@ from training import metrics
 from training.costs import FittedCost, fit_cost
 from training.design import Design
 from training.features import embed_queries
-from training.fit import AUTO_FAMILIES_WITH_TASKS, FAMILIES, fit_success
+from training.fit import AUTO_FAMILIES, FAMILIES, fit_success
 from training.prepare import N_FOLDS, inputs_of
 from training.split import fold_ids, query_hashes
 from training.table import OutcomeTable
@@ -41,8 +41,8 @@ IntArray = npt.NDArray[np.int64]
 
 N_OUTER_FOLDS = 4
 SEEDS = (0, 1)
-# What every other router is compared with: the first that `auto` tries where a log names tasks.
-DEFAULT_FAMILY = AUTO_FAMILIES_WITH_TASKS[0]
+# What every other router is compared with: the first that `auto` tries.
+DEFAULT_FAMILY = AUTO_FAMILIES[0]
 # The networks take as long as all others together: the quality part measures them.
 NESTED_FAMILIES = tuple(family for family in FAMILIES if family != "mlp")
 OWN_TIERS = f"{DEFAULT_FAMILY}, of the tiers' own outcomes alone"

@@ -54,7 +54,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 TASK_FAMILIES = ("task", "ridge-task")
 # Candidates of `auto`: the first is taken unless another one decides clearly better.
 AUTO_FAMILIES = ("ridge", "logistic", "knn", "mlp", "blend")
-AUTO_FAMILIES_WITH_TASKS = ("ridge-task", *AUTO_FAMILIES, "task")
+AUTO_FAMILIES_WITH_TASKS = (*AUTO_FAMILIES, "ridge-task", "task")
 RIDGE_PENALTIES = (3.0, 10.0, 30.0, 100.0)
 # Inverse regularisation strengths, chosen between by cross-fitted log-loss.
 LOGISTIC_STRENGTHS = (0.03, 0.1, 0.3, 1.0)
