@@ -24,9 +24,11 @@ def parsed(value: object) -> object:
 
 
 def as_object(value: object) -> Object:
-    """The value if it is an object, or text that holds one; else an empty one."""
+    """The value if it is an object, text that holds one or a Parquet map; else an empty one."""
     if type(value) is dict:  # most often, and asking for a Mapping takes ten times as long
         return value
+    if isinstance(value, list) and value and isinstance(value[0], tuple):
+        return dict(value)  # pyarrow has maps as lists of pairs, which no JSON can hold
     value = parsed(value)
     return value if isinstance(value, Mapping) else {}
 

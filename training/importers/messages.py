@@ -73,7 +73,7 @@ def _of_list(value: Sequence[object], depth: int) -> str:
     if any(isinstance(item, Mapping) and "role" in item for item in value):
         return _last_of_user(value)
     text = _text(value)
-    if not text:
+    if not text.strip():
         raise OutcomeError(NO_USER_MESSAGE)
     return text
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from router.errors import InputError, OutcomeError
@@ -258,6 +260,33 @@ def test_import(cps: Run, tmp_path: Path, form: str) -> None:
     priced = (200 * 1.0 + 600 * 0.1 + 200 * 1.25 + 100 * 4.0) * 1e-6
     np.testing.assert_allclose(table.cost_usd[:, 0], [0.0015, np.nan, priced])
     np.testing.assert_array_equal(table.propensity[:, 0], [0.5, np.nan, 0.5])
+
+
+def test_import_of_parquet(cps: Run, tmp_path: Path) -> None:
+    rows = [exported(observation(1)), exported(observation(2, totalCost=None))]
+    for row in rows:
+        for name in ("usage_details", "metadata"):
+            row[name] = list(row[name].items())
+    names = [*rows[0]]
+    kinds = {
+        "usage_details": pa.map_(pa.string(), pa.int64()),
+        "metadata": pa.map_(pa.string(), pa.string()),
+        "total_cost": pa.float64(),
+    }
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "log.parquet")
+    scores = [score(None, 1, observation_id=f"obs-{n}", dataType="BOOLEAN") for n in (1, 2)]
+    columns = ("name", "value", "data_type", "observation_id")
+    scores = [{**row, "data_type": row["dataType"]} for row in scores]
+    lines = [",".join(str(row[name]) for name in columns) for row in scores]
+    (tmp_path / "scores.csv").write_text("\n".join([",".join(columns), *lines]))
+    run = ("import", "langfuse", "log.parquet", "--scores", "scores.csv", "--out", "o.jsonl")
+    assert cps(*run).code == 0
+    table = table_of(tmp_path / "o.jsonl")
+    priced = (200 * 1.0 + 600 * 0.1 + 200 * 1.25 + 100 * 4.0) * 1e-6
+    np.testing.assert_allclose(table.cost_usd[:, 0], [0.0015, priced])
+    np.testing.assert_array_equal(table.propensity[:, 0], [0.5, 0.5])
+    np.testing.assert_array_equal(table.success[:, 0], [1, 1])
 
 
 def test_labels_on_the_command_line(cps: Run, tmp_path: Path) -> None:

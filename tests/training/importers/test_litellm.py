@@ -148,14 +148,14 @@ def test_zero_dollars_for_tokens_is_an_unknown_cost() -> None:
 
 
 def test_more_cached_tokens_than_input_are_counted_beside_it() -> None:
-    usage = {"cache_read_input_tokens": 900, "cache_creation_input_tokens": 200}
+    usage = {"cache_read_input_tokens": 90, "cache_creation_input_tokens": 20}
     row = columns(slp(1, prompt_tokens=100, metadata={"usage_object": usage}))
     assert [
         row[name] for name in ("input_tokens", "cached_input_tokens", "cache_write_tokens")
     ] == [
-        1200,
-        900,
-        200,
+        210,
+        90,
+        20,
     ]
 
 

@@ -78,6 +78,7 @@ def test_the_query(prompt: object, query: str) -> None:
         ([{"role": "system", "content": "Be brief."}], NO_USER_MESSAGE),
         ({"a": "one", "b": "two"}, NO_USER_MESSAGE),  # either may be meant
         ([1, 2], NO_USER_MESSAGE),
+        (["", " "], NO_USER_MESSAGE),
         # An image alone: an earlier question is not what was asked.
         ([*CHAT, {"role": "user", "content": [{"type": "image_url"}]}], NO_TEXT),
         ([{"role": "user", "content": None}], NO_TEXT),
