@@ -7,7 +7,7 @@ comes from the artifact, before an outcome is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,13 +77,13 @@ def evaluate(
         raise InputError(f"expected 0 or more resamples, got {n_bootstrap}: choose 1000.")
     progress: Progress = on_progress or (lambda stage, done, total: None)
     names = router.tiers.names
-    columns = _columns(names, table)
+    columns = tier_columns(names, table)
     rows, counts = _compared_rows(router, table, columns)
     success, cost = table.success[np.ix_(rows, columns)], table.cost_usd[np.ix_(rows, columns)]
     if np.isnan(cost).any():
         table.take(rows).require_costs()
     queries = table.query[rows].tolist()
-    predicted, dist = _predict(router, queries, progress)
+    predicted, dist = predict_all(router, queries, progress)
     known = _Calibration.of(router)
 
     by_cost = np.argsort(metrics.tier_means(known.cost_usd if len(known) else cost), kind="stable")
@@ -164,7 +164,8 @@ class _Calibration:
         )
 
 
-def _columns(names: tuple[str, ...], table: OutcomeTable) -> IntArray:
+def tier_columns(names: tuple[str, ...], table: OutcomeTable) -> IntArray:
+    """The table's columns of the artifact's tiers, by name; InputError where one is missing."""
     index = {name: i for i, name in enumerate(table.tiers.names)}
     missing = [name for name in names if name not in index]
     if missing:
@@ -175,17 +176,25 @@ def _columns(names: tuple[str, ...], table: OutcomeTable) -> IntArray:
     return np.array([index[name] for name in names], dtype=np.intp)
 
 
+def untrained_rows(router: Router, table: OutcomeTable) -> tuple[IntArray, int, int]:
+    """Requests neither marked "train" nor of a text that the artifact was trained on.
+
+    And how many there are of the one kind, and among the others of the other.
+    """
+    kept = np.flatnonzero(np.array([value != "train" for value in table.split], dtype=bool))
+    n_train = table.n_requests - len(kept)
+    trained = np.isin(query_hashes(table.query[kept]), router.trained_query_hashes)
+    return kept[~trained], n_train, int(trained.sum())
+
+
 def _compared_rows(
     router: Router, table: OutcomeTable, columns: IntArray
 ) -> tuple[IntArray, Counts]:
     """Rows to compare, in the order of their request ids, and what became of the others."""
-    kept = np.flatnonzero(np.array([value != "train" for value in table.split], dtype=bool))
-    n_train = table.n_requests - len(kept)
-    trained = np.isin(query_hashes(table.query[kept]), router.trained_query_hashes)
-    kept = kept[~trained]
+    kept, n_train, n_trained = untrained_rows(router, table)
     complete = table.observed[np.ix_(kept, columns)].all(axis=1)
     rows = kept[complete]
-    n_trained, n_incomplete = int(trained.sum()), int((~complete).sum())
+    n_incomplete = int((~complete).sum())
     if not len(rows):
         raise InputError(
             "expected requests with the outcome of every tier that were not used in training, got "
@@ -198,9 +207,10 @@ def _compared_rows(
     return rows, Counts(table.n_requests, n_train, n_trained, n_incomplete, len(rows))
 
 
-def _predict(
-    router: Router, queries: list[str], progress: Progress
+def predict_all(
+    router: Router, queries: Sequence[str], progress: Progress
 ) -> tuple[Predictions, FloatArray]:
+    """What the router expects of every query, and its action distribution; memory is bounded."""
     parts: list[Predictions] = []
     for start in range(0, len(queries), _CHUNK):
         parts.append(router.predict(queries[start : start + _CHUNK]))

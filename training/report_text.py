@@ -48,7 +48,7 @@ def training_text(result: TrainResult) -> str:
 
 def menu_text(menu: Sequence[dict[str, Any]]) -> str:
     """The floor menu: what each floor would cost, on the calibration rows."""
-    table = _table(
+    table = new_table(
         "Floor menu on the calibration rows (* is the one asked for; vs: share of its cost saved)",
         ("floor", "certified", "policy"),
         (
@@ -75,7 +75,7 @@ def menu_text(menu: Sequence[dict[str, Any]]) -> str:
             _share(row["saving_vs_random_mix"]),
             "" if row["rows_needed"] is None else f"~{row['rows_needed']:,}",
         )
-    return _render(table)
+    return render(table)
 
 
 def report_text(report: Report) -> str:
@@ -87,7 +87,7 @@ def report_text(report: Report) -> str:
         f"was trained on and {counts.n_incomplete:,} without every tier's outcome left out); "
         f"{report.confidence:.0%} intervals"
     )
-    table = _table(
+    table = new_table(
         "Cost per success on the test rows",
         ("policy",),
         (
@@ -100,7 +100,7 @@ def report_text(report: Report) -> str:
     )
     for name, policy in report.policies.items():
         table.add_row(*_policy_row(name, policy), style="bold" if name == "router" else None)
-    lines = [head, "", _render(table), ""]
+    lines = [head, "", render(table), ""]
     savings = [
         report.against_strongest,
         report.against_best_single_tier,
@@ -176,7 +176,8 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{round(value, 3) + 0.0:.1%}"
 
 
-def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table with columns of words, to the left, and then of numbers, to the right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in words:
         table.add_column(Text(name))
@@ -185,7 +186,8 @@ def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
     return table
 
 
-def _render(table: Table) -> str:
+def render(table: Table) -> str:
+    """The table as plain text, without blanks at the ends of lines."""
     out = io.StringIO()
     # Names are the user's: what looks like markup in them is text.
     Console(file=out, width=_WIDTH, no_color=True, markup=False, emoji=False).print(table)
