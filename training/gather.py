@@ -91,6 +91,7 @@ class Gathered:
         self._task: list[object] = []
         self._split: list[object] = []
         self._at: list[object] = []
+        self._artifact_id: list[object] = []
         self._same: dict[str, str] = {}
         # Facts of a row. A cell is request * n_tiers + tier.
         self._others: dict[str, dict[str, tuple[int, float]]] = {}
@@ -159,6 +160,7 @@ class Gathered:
             self._task.append(self._shared(outcome.task))
             self._split.append(self._shared(outcome.split))
             self._at.append(outcome.at)
+            self._artifact_id.append(self._shared(outcome.artifact_id))
         else:
             if outcome.query != self._queries[index]:
                 raise OutcomeError("request_id has two different queries")
@@ -170,6 +172,8 @@ class Gathered:
                 self._task[index] = self._shared(outcome.task)
             if self._at[index] is None:
                 self._at[index] = outcome.at
+            if self._artifact_id[index] is None:
+                self._artifact_id[index] = self._shared(outcome.artifact_id)
         self._cell.append(index * len(self._tiers) + tier)
         self._attempt.append(outcome.attempt)
         self._line.append(line)
@@ -207,6 +211,7 @@ class Gathered:
             "task": as_objects(self._task),
             "split": as_objects(self._split),
             "at": as_objects(self._at),
+            "artifact_id": as_objects(self._artifact_id),
             "observed": np.zeros(shape, dtype=bool),
         }
         columns["observed"].ravel()[cells] = True
@@ -242,7 +247,7 @@ class Gathered:
         )
 
     def _shared(self, text: str | None) -> str | None:
-        """One object for equal texts: tasks and splits repeat in every row."""
+        """One object for equal texts: tasks, splits and artifacts repeat in every row."""
         return None if text is None else self._same.setdefault(text, text)
 
 

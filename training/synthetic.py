@@ -229,6 +229,8 @@ def to_outcomes(table: OutcomeTable) -> Iterator[Outcome]:
             output_tokens=_known_count(table.output_tokens[i, t]),
             task=table.task[i],
             propensity=_known(table.propensity[i, t]),
+            at=table.at[i],
+            artifact_id=table.artifact_id[i],
             split=table.split[i],
         )
 

@@ -31,6 +31,7 @@ ObjectArray = npt.NDArray[np.object_]
 
 _PROGRESS_EVERY_ROWS = 10_000
 _SHOWN_CHARACTERS = 60
+_COLUMNS = ("request_id", "query", "task", "split", "at", "artifact_id")
 _MATRICES = ("success", "cost_usd", "input_tokens", "output_tokens", "propensity", "observed")
 
 
@@ -77,10 +78,11 @@ class ReadReport:
 class OutcomeTable:
     """Outcomes of n requests on T tiers, columns in the order of ``tiers``.
 
-    ``request_id``, ``query``, ``task``, ``split`` and ``at`` are object arrays of shape (n,); the
-    last three may hold None. ``success``, ``cost_usd``, ``input_tokens``, ``output_tokens`` and
-    ``propensity`` are float64 of shape (n, T), NaN where unobserved or unknown. ``observed`` is
-    bool of shape (n, T). ``other_success`` (n, M) holds the successes of M models that are no tier:
+    ``request_id``, ``query``, ``task``, ``split``, ``at`` and ``artifact_id`` (which artifact
+    routed the request) are object arrays of shape (n,); the last four may hold None. ``success``,
+    ``cost_usd``, ``input_tokens``, ``output_tokens`` and ``propensity`` are float64 of shape
+    (n, T), NaN where unobserved or unknown. ``observed`` is bool of shape (n, T).
+    ``other_success`` (n, M) holds the successes of M models that are no tier:
     they route nothing, but say how difficult a query is.
     """
 
@@ -98,6 +100,7 @@ class OutcomeTable:
     observed: BoolArray
     other_success: FloatMatrix
     report: ReadReport
+    artifact_id: ObjectArray
 
     @property
     def n_requests(self) -> int:
@@ -120,7 +123,7 @@ class OutcomeTable:
         index: npt.NDArray[Any] = np.asarray(rows)
         if index.size == 0 and index.dtype != bool:
             index = index.astype(np.intp)  # an empty list is float to numpy
-        columns = ("request_id", "query", "task", "split", "at", *_MATRICES, "other_success")
+        columns = (*_COLUMNS, *_MATRICES, "other_success")
         return OutcomeTable(
             tiers=self.tiers,
             report=self.report,
@@ -162,6 +165,7 @@ class OutcomeTable:
         propensity: npt.ArrayLike | None = None,
         observed: npt.ArrayLike | None = None,
         other_success: npt.ArrayLike | None = None,
+        artifact_id: Sequence[str | None] | ObjectArray | None = None,
     ) -> OutcomeTable:
         """A table out of arrays (synthetic data, tests).
 
@@ -219,6 +223,7 @@ class OutcomeTable:
             task=column(task, "task"),
             split=column(split, "split"),
             at=column(at, "at"),
+            artifact_id=column(artifact_id, "artifact_id"),
             observed=seen,
             other_success=others,
             report=ReadReport(n_rows=int(seen.sum()), n_outcomes=int(seen.sum())),

@@ -36,7 +36,7 @@ TIERS = TierSet(
     ]
 )
 NAN = float("nan")
-FACTS = ("request_id", "query", "task", "split", "at")
+FACTS = ("request_id", "query", "task", "split", "at", "artifact_id")
 MATRICES = ("success", "cost_usd", "input_tokens", "output_tokens", "propensity", "observed")
 
 
@@ -151,6 +151,7 @@ rows_of_a_log = st.lists(
             ),
             "split": st.sampled_from(["train", "test"]),
             "task": st.sampled_from(["maths", "code"]),
+            "artifact_id": st.sampled_from(["0123456789abcdef", "0123456789abcdef+01234567"]),
         },
     ),
     min_size=1,
