@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
         RoutingError,
         TiersError,
     )
+    from router.exploration import Exploration
     from router.keyword import KeywordRouter
     from router.outcomes import Outcome
     from router.prices import PriceBook
@@ -43,6 +44,7 @@ __all__ = [
     "DatasetError",
     "Decision",
     "EmbeddingError",
+    "Exploration",
     "InputError",
     "KeywordRouter",
     "MissingExtraError",
@@ -74,6 +76,7 @@ _NAMES_BY_MODULE = {
         "RoutingError",
         "TiersError",
     ),
+    "exploration": ("Exploration",),
     "keyword": ("KeywordRouter",),
     "outcomes": ("Outcome",),
     "prices": ("PriceBook",),

@@ -13,6 +13,49 @@ Reason = Literal["policy", "out-of-distribution", "pinned", "fallback"]
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """What another router would have done with the same request; it cost no model call.
+
+    ``p_success`` and ``cost_usd`` are what that router expected of its own tier, None where it has
+    no opinion. Where it failed, ``error`` names the kind of error and all else is None.
+    """
+
+    tier: str | None = None
+    propensity: float | None = None
+    reason: Reason | None = None
+    artifact_id: str | None = None
+    p_success: float | None = None
+    cost_usd: float | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, decision: Decision) -> Shadow:
+        """Out of the other router's decision."""
+        tier = decision.tier
+        return cls(
+            tier,
+            decision.propensity,
+            decision.reason,
+            decision.artifact_id,
+            decision.p_success[tier],
+            decision.cost_usd[tier],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable; ``error`` alone where there is one."""
+        if self.error is not None:
+            return {"error": self.error}
+        return {
+            "tier": self.tier,
+            "propensity": self.propensity,
+            "reason": self.reason,
+            "p_success": self.p_success,
+            "cost_usd": self.cost_usd,
+            "artifact_id": self.artifact_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Where one query goes, and why.
 
@@ -21,7 +64,9 @@ class Decision:
     with the outcome. ``reason`` is "policy"; "out-of-distribution" (the safe tier, since the query
     is unlike anything in training); "pinned" (the caller named the tier); or "fallback" (the
     policy's tier was excluded, too small for the request, or lacked a needed feature).
-    ``certified`` is True where the artifact's success floor covers this decision.
+    ``certified`` is True where the artifact's success floor covers this decision. ``explored`` is
+    True where a router that explores took a tier that its policy would never have chosen here.
+    ``shadow`` is what another router would have done, where one was asked.
     """
 
     tier: str
@@ -33,9 +78,11 @@ class Decision:
     artifact_id: str
     certified: bool = False
     request_id: str | None = None
+    explored: bool = False
+    shadow: Shadow | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable; ``request_id`` only where one was given."""
+        """JSON-serialisable; ``request_id``, ``explored`` and ``shadow`` only if there is one."""
         out: dict[str, Any] = {
             "tier": self.tier,
             "model": self.model,
@@ -48,6 +95,10 @@ class Decision:
         }
         if self.request_id is not None:
             out["request_id"] = self.request_id
+        if self.explored:
+            out["explored"] = True
+        if self.shadow is not None:
+            out["shadow"] = self.shadow.to_dict()
         return out
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from router.decision import Decision
 from router.errors import InputError
+from router.shadow import AnyRouter, check_shadow, with_shadow, with_shadows
 from router.text import check_sequence
 
 HIGH_TERMS: tuple[str, ...] = (
@@ -119,10 +120,17 @@ class KeywordRouter:
             return easy
         return ordinary
 
-    def route(self, query: str, *, request_id: str | None = None) -> Decision:
-        """The decision for one query; ``p_success`` and ``cost_usd`` are None for every tier."""
+    def route(
+        self, query: str, *, request_id: str | None = None, shadow: AnyRouter | None = None
+    ) -> Decision:
+        """The decision for one query; ``p_success`` and ``cost_usd`` are None for every tier.
+
+        ``shadow`` is another router; what it would have done is in the decision's ``shadow``.
+        """
+        if shadow is not None:
+            check_shadow(shadow)
         tier = self.tier_of(query)
-        return Decision(
+        decision = Decision(
             tier=tier,
             model=self.models.get(tier, tier),
             p_success=dict.fromkeys(self.tiers),
@@ -133,21 +141,31 @@ class KeywordRouter:
             certified=False,
             request_id=request_id,
         )
+        return decision if shadow is None else with_shadow(decision, shadow, query, request_id)
 
     def route_many(
-        self, queries: Sequence[str], request_ids: Sequence[str | None] | None = None
+        self,
+        queries: Sequence[str],
+        request_ids: Sequence[str | None] | None = None,
+        *,
+        shadow: AnyRouter | None = None,
     ) -> list[Decision]:
         """Decisions in the order of the queries. Raises InputError where the lengths differ."""
+        if shadow is not None:
+            check_shadow(shadow)
         check_sequence(queries)
         if request_ids is None:
-            return [self.route(query) for query in queries]
+            request_ids = [None] * len(queries)
         check_sequence(request_ids)
         if len(request_ids) != len(queries):
             raise InputError(
                 f"expected one request id per query, got {len(request_ids)} for {len(queries)}: "
                 "pass as many ids as queries, or none."
             )
-        return [
+        decisions = [
             self.route(query, request_id=request_id)
             for query, request_id in zip(queries, request_ids, strict=True)
         ]
+        return (
+            decisions if shadow is None else with_shadows(decisions, shadow, queries, request_ids)
+        )

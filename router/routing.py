@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,11 +27,13 @@ from router.decision import Decision, Predictions, Reason
 from router.errors import InputError, RoutingError
 from router.escalation import Escalation, Verifier
 from router.estimators import CostEstimator, TierMeans
+from router.exploration import Exploration, Explorer, certify_explored, drawn
 from router.plans import best_plan
 from router.policy import Policy, min_cps_value, value_for_budget
 from router.predictor import Predictor
 from router.prices import PriceBook, current_prices
 from router.selection import CalibrationRows, Certificate, certify
+from router.shadow import AnyRouter, check_shadow, with_shadow, with_shadows
 from router.text import check_sequence
 from router.tiers import TierSet, estimated_tokens
 
@@ -62,6 +65,10 @@ class Router:
         self.certificate = certificate
         self.safe_tier = policy.safe_tier
         self.escalation = Escalation.from_arrays(artifact.arrays, len(tiers))
+        self.exploration: Exploration | None = None
+        self._explorer: Explorer | None = None
+        # The router that this one would be if it did not explore.
+        self._settled = self
         self._arrays = artifact.arrays
         self._names = tiers.names
         self._models = tuple(tier.model for tier in tiers)
@@ -100,6 +107,9 @@ class Router:
         and the decisions then say ``certified: false``. For a budget or least CPS the success value
         is found again. The artifact's id gets a suffix, since this is another policy.
         """
+        if self.exploration is not None:
+            settled = self._settled.repriced(input_usd_per_mtok, output_usd_per_mtok)
+            return settled.exploring(self.exploration)
         prices = [np.array(p, dtype=float) for p in (input_usd_per_mtok, output_usd_per_mtok)]
         if any(p.shape != (len(self.tiers),) or (p < 0).any() or np.isinf(p).any() for p in prices):
             raise InputError(
@@ -138,6 +148,49 @@ class Router:
         )
         return Router(artifact, predictor, self.tiers, policy, certificate)
 
+    def exploring(self, exploration: Exploration | None) -> Router:
+        """The same router, but exploring; with None, the one that does not.
+
+        Now and then it tries another tier than the policy's, of those that keep the success floor
+        on the query; a decision's propensity stays exact, so that its outcome can be learned from.
+        Queries out of distribution, pinned ones and those whose tier was excluded never explore.
+        Which requests do depends on the seed and on ``request_id``, else on the query's text.
+
+        The floor is tested again on the calibration rows, exploration included; where it does not
+        pass, ``certificate`` says so and the decisions say ``certified: false``. The artifact's id
+        gets a suffix, since this is another policy. ``plan`` is as without exploration.
+
+        >>> from router import Exploration
+        >>> router = Router.load().exploring(Exploration(epsilon=0.1))
+        >>> router.route("What is 2 + 2?", request_id="r-1").propensity >= 0.1 / 3
+        True
+        """
+        settled = self._settled
+        if exploration is None or not exploration.explores:
+            return settled
+        router = copy.copy(settled)
+        router.exploration = exploration
+        router.artifact_id = f"{settled.artifact_id}+explore-{exploration.suffix()}"
+        router.manifest = {**settled.manifest, "artifact_id": router.artifact_id}
+        rows, floor = settled.calibration, settled.certificate
+        router._explorer = Explorer.of(
+            exploration, settled.policy, floor, np.isfinite(rows.success).sum(axis=0)
+        )
+        if floor is not None:
+            training = settled.manifest["training"]
+            router.certificate = certify_explored(
+                exploration,
+                settled.policy,
+                floor,
+                rows,
+                tier_success=np.asarray(training["tier_success"], dtype=float),
+                tier_cost_usd=TierMeans.from_dict(training["tier_means"]).dollars(
+                    settled.predictor.cost
+                ),
+            )
+            router._certified = router.certificate.certified
+        return router
+
     def route(
         self,
         query: str,
@@ -147,22 +200,48 @@ class Router:
         exclude: Iterable[str] = (),
         context_tokens: int | None = None,
         needs: Iterable[str] = (),
+        shadow: AnyRouter | None = None,
     ) -> Decision:
         """Where this query should go.
 
         Args:
             query: The text the user sent.
-            request_id: Yours; returned in the decision, and it seeds the coin of a mixed policy.
+            request_id: Yours; returned in the decision, and it seeds the coin of a mixed policy
+                and of exploration.
             pin: Name of a tier to use whatever the policy says.
             exclude: Names of tiers that cannot be used now (an outage).
             context_tokens: Tokens of the whole request, for tiers with a limited context window;
                 estimated from the query's length where not given.
             needs: Features that the tier must have.
+            shadow: Another router (or a KeywordRouter). What it would have done with the request,
+                were nothing pinned, stands in the decision's ``shadow``; the decision is the same.
 
         Raises:
             RoutingError: no tier is left.
-            InputError: the query is no text, or a tier's name is unknown.
+            InputError: the query is no text, a tier's name is unknown, or the shadow no router.
         """
+        if shadow is not None:
+            check_shadow(shadow)
+            exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+            needs = (needs,) if isinstance(needs, str) else tuple(needs)
+        decision = self._route(query, request_id, pin, exclude, context_tokens, needs)
+        if shadow is None:
+            return decision
+        options: dict[str, Any] = {}
+        if isinstance(shadow, Router):
+            known = [name for name in exclude if name in shadow.tiers.names]
+            options = {"exclude": known, "context_tokens": context_tokens, "needs": needs}
+        return with_shadow(decision, shadow, query, request_id, options)
+
+    def _route(
+        self,
+        query: str,
+        request_id: str | None,
+        pin: str | None,
+        exclude: Iterable[str],
+        context_tokens: int | None,
+        needs: Iterable[str],
+    ) -> Decision:
         self._check(query)
         p, cost, unknown = self.predictor.predict_one(query)
         if pin is not None:
@@ -171,9 +250,17 @@ class Router:
         return self._decide(p, cost, unknown, allowed, query, request_id)
 
     def route_many(
-        self, queries: Sequence[str], request_ids: Sequence[str | None] | None = None
+        self,
+        queries: Sequence[str],
+        request_ids: Sequence[str | None] | None = None,
+        *,
+        shadow: AnyRouter | None = None,
     ) -> list[Decision]:
         """Decisions in the order of the queries; faster than ``route`` one by one."""
+        if shadow is not None:
+            check_shadow(shadow)
+            ids = [None] * len(queries) if request_ids is None else request_ids
+            return with_shadows(self.route_many(queries, request_ids), shadow, queries, ids)
         check_sequence(queries)
         if request_ids is None:
             request_ids = [None] * len(queries)
@@ -188,6 +275,12 @@ class Router:
         for query in queries:
             self._check(query)
         predicted = self.predictor.predict(queries)
+        if self._explorer is not None:
+            if self._limited:
+                every = [True] * len(self.tiers)
+                allowed = np.array([self._allowed(query) or every for query in queries])
+                predicted = replace(predicted, allowed=allowed)
+            return self._explore(predicted, queries, request_ids)
         dist = self.action_dist(predicted)
         tiers = dist.argmax(axis=1)
         rows = zip(
@@ -270,13 +363,67 @@ class Router:
         return replace(predicted, allowed=np.array([self._candidates(query) for query in queries]))
 
     def action_dist(self, predictions: Predictions) -> FloatArray:
-        """Probability of every tier (n, T) under the policy and the out-of-distribution rule."""
+        """Probability of every tier (n, T) under the policy and the out-of-distribution rule.
+
+        Exploration included, where the router explores.
+        """
+        if self._explorer is not None:
+            return self._explored(predictions)[0]
         return self.policy.action_dist(
             predictions.p_success,
             predictions.cost_usd,
             predictions.out_of_distribution,
             predictions.allowed,
         )
+
+    def _explored(
+        self, predictions: Predictions
+    ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """(n, T) with and without exploration; (n,): the policy has its way? it is as tested?"""
+        assert self._explorer is not None
+        p, cost, unknown = (
+            predictions.p_success,
+            predictions.cost_usd,
+            predictions.out_of_distribution,
+        )
+        base = free = self.policy.action_dist(p, cost, unknown)
+        allowed = predictions.allowed
+        if allowed is not None:
+            base = self.policy.action_dist(p, cost, unknown, allowed)
+        own = (base == free).all(axis=1)
+        dist = self._explorer.action_dist(p, cost, base, own & ~unknown, allowed)
+        tested = own
+        if allowed is not None:
+            tested = (dist == self._explorer.action_dist(p, cost, free, ~unknown)).all(axis=1)
+        return dist, base, own, tested
+
+    def _explore(
+        self,
+        predictions: Predictions,
+        queries: Sequence[str],
+        request_ids: Sequence[str | None],
+    ) -> list[Decision]:
+        """Decisions of a router that explores."""
+        assert self.exploration is not None
+        dist, base, own, tested = self._explored(predictions)
+        # Other settings that explore more explore those requests too: the id is not in the coin.
+        key = f"{self._settled.artifact_id}\0explore {self.exploration.seed}"
+        decisions = []
+        for row, (query, request_id) in enumerate(zip(queries, request_ids, strict=True)):
+            tier = drawn(dist[row], _coin(key, request_id, query))
+            unknown = bool(predictions.out_of_distribution[row])
+            decision = self._decision(
+                tier,
+                predictions.p_success[row].tolist(),
+                predictions.cost_usd[row].tolist(),
+                float(dist[row, tier]),
+                _REASONS[unknown] if own[row] else "fallback",
+                request_id,
+            )
+            explored = bool(base[row, tier] == 0.0)
+            certified = decision.certified and bool(tested[row])
+            decisions.append(replace(decision, explored=explored, certified=certified))
+        return decisions
 
     @property
     def calibration(self) -> CalibrationRows:
@@ -351,6 +498,10 @@ class Router:
         query: str,
         request_id: str | None,
     ) -> Decision:
+        if self._explorer is not None:
+            mask = None if allowed is None else np.array([allowed])
+            one = Predictions(np.array([p]), np.array([cost]), np.array([unknown]), mask)
+            return self._explore(one, [query], [request_id])[0]
         reason = _REASONS[unknown]
         tier = self.policy.certain_tier(p, cost, unknown)
         if tier is not None and (allowed is None or allowed[tier]):

@@ -21,6 +21,7 @@ ROUTER = [
     "DatasetError",
     "Decision",
     "EmbeddingError",
+    "Exploration",
     "InputError",
     "KeywordRouter",
     "MissingExtraError",
@@ -53,11 +54,14 @@ TRAINING = {
 ARGUMENTS = {
     "router": {
         "Router.load": "path * key price_book",
-        "Router.route": "self query * request_id pin exclude context_tokens needs",
-        "Router.route_many": "self queries request_ids",
+        "Router.route": "self query * request_id pin exclude context_tokens needs shadow",
+        "Router.route_many": "self queries request_ids * shadow",
+        "Router.exploring": "self exploration",
+        "Exploration": "epsilon kind margin strength seed",
         "Router.plan": "self query * success_value_usd miss_rate false_alarm_rate exclude "
         "context_tokens needs",
-        "KeywordRouter.route": "self query * request_id",
+        "KeywordRouter.route": "self query * request_id shadow",
+        "KeywordRouter.route_many": "self queries request_ids * shadow",
     },
     "training.datasets": {"fetch": "name dest * on_progress download"},
     "training.evaluate": {
