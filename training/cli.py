@@ -149,17 +149,25 @@ def evaluate(
     """Cost per success of every tier, of the router and of what it must beat; and a verdict.
 
     Compared on test rows only: queries that the artifact was trained on are left out and counted.
+
+    A file in which more requests have a single tier's outcome than every tier's is a log. What
+    other choices would have done is then estimated from their propensities, or refused where the
+    log cannot tell.
     """
     with extra("train"):
         from router.routing import Router
         from router.tiers import TierSet
         from training.evaluate import evaluate as run_evaluation
+        from training.evaluate_logged import evaluate_logged, is_logged
+        from training.logged_text import logged_text
         from training.report_text import report_text
     router = Router.load(None if artifact == "default" else artifact)
     with progress() as say:
         tier_set = router.tiers if tiers is None else TierSet.from_toml(tiers)
         table = _read(outcomes, tier_set, max_bad_share, success_threshold, say)
-        result = run_evaluation(
+        logged = is_logged(router, table)
+        run_kind: Any = evaluate_logged if logged else run_evaluation
+        result = run_kind(
             router,
             table,
             confidence=confidence,
@@ -168,22 +176,21 @@ def evaluate(
         )
     for warning in table.report.warnings():
         typer.echo(f"cps-router: {warning}", err=True)
+    text = logged_text(result) if logged else report_text(result)
     if report is not None:
-        _write_report(report, result)
+        _write_report(report, result, text)
     if as_json:
         print_json(result.to_dict())
     else:
-        emit(report_text(result))
+        emit(text)
 
 
-def _write_report(folder: Path, result: Any) -> None:
-    from training.report_text import report_text
-
+def _write_report(folder: Path, result: Any, text: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result.to_dict(), indent=1, allow_nan=False)
-        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "report.txt").write_text(report_text(result) + "\n", encoding="utf-8")
+        as_json = json.dumps(result.to_dict(), indent=1, allow_nan=False)
+        (folder / "report.json").write_text(as_json + "\n", encoding="utf-8")
+        (folder / "report.txt").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"expected to write the report to {folder}, got {error.strerror or 'an error'}: "

@@ -111,8 +111,8 @@ def report_text(report: Report) -> str:
         if saving.saved_share is not None:
             difference = saving.success_rate_difference
             lines.append(
-                f"saved against {saving.baseline}: {_with_interval(saving.saved_share, '{:.1%}')} "
-                f"of its cost, at {_with_interval(difference, '{:+.3f}')} of success rate"
+                f"saved against {saving.baseline}: {with_interval(saving.saved_share, '{:.1%}')} "
+                f"of its cost, at {with_interval(difference, '{:+.3f}')} of success rate"
             )
     ratio = report.mix_ratio
     interval = report.mix_ratio_interval
@@ -164,7 +164,8 @@ def _policy_row(name: str, policy: PolicyResult) -> tuple[str, ...]:
     )
 
 
-def _with_interval(estimate: Estimate, form: str) -> str:
+def with_interval(estimate: Estimate, form: str) -> str:
+    """A number and, where there is one, its interval in brackets, each in the given form."""
     if estimate.interval is None:
         return form.format(estimate.value)
     low, high = (form.format(bound) for bound in estimate.interval)
