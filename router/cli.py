@@ -63,11 +63,23 @@ def route(
             "--file", help='JSON lines with "query" and maybe "request_id"; "-" reads stdin.'
         ),
     ] = None,
+    explore: Annotated[
+        float | None,
+        typer.Option(
+            "--explore",
+            metavar="SHARE",
+            help="Try other tiers that keep the floor on the query with this probability (0 to 1).",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", help="With --explore: another seed, other requests explore.")
+    ] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON decision a line (the default with --file).")
     ] = False,
 ) -> None:
     """Say where a query should go: one decision a line, in the order of the input."""
+    from router.exploration import Exploration
     from router.routing import Router
 
     if (query is None) == (file is None):
@@ -75,7 +87,8 @@ def route(
             "expected either one QUERY or --file IN.jsonl, got "
             f"{'neither' if query is None else 'both'}: see cps-router route --help."
         )
-    router = Router.load(None if artifact == "default" else artifact)
+    exploration = None if explore is None else Exploration(epsilon=explore, seed=seed)
+    router = Router.load(None if artifact == "default" else artifact).exploring(exploration)
     if query is not None:
         decision = router.route(query)
         emit(_dumps(decision.to_dict()) if as_json else _in_words(decision))
@@ -161,6 +174,9 @@ def _dumps(value: dict[str, Any]) -> str:
 
 def _in_words(decision: Decision) -> str:
     lines = [f"{decision.tier}  ({decision.model}), reason: {decision.reason}"]
+    if decision.propensity < 1:
+        how = "explored" if decision.explored else "drawn"
+        lines[0] += f", {how} with probability {decision.propensity:.4g}"
     for name, p in decision.p_success.items():
         cost = decision.cost_usd[name]
         mark = ">" if name == decision.tier else " "

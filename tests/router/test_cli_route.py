@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from router.artifact import FORMAT
+from router.exploration import Exploration
 from router.routing import Router
 from tests.artifacts import HARD_QUERIES, forge, resave, sample_table
 from tests.command_line import COMMAND, Done, Run, apart, here
@@ -63,6 +64,25 @@ def test_it_says_where_nothing_is_certified(cps: Run, small_artifact: Path, tmp_
     )
     assert "no success floor is certified" in cps("route", plain, QUERIES[0]).out
     assert "certified" not in cps("route", small_artifact, QUERIES[0]).out
+
+
+def test_exploring(cps: Run, small_artifact: Path, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(lines([{"query": q, "request_id": str(i)} for i, q in enumerate(QUERIES)]))
+    router = Router.load(small_artifact).exploring(Exploration(0.5, seed=3))
+    expected = router.route_many(QUERIES, [str(i) for i in range(len(QUERIES))])
+    done = cps("route", small_artifact, "--file", path, "--explore", 0.5, "--seed", 3)
+    assert (done.code, done.err) == (0, "")
+    assert decisions(done) == [decision.to_dict() for decision in expected]
+    assert any(decision.explored for decision in expected)
+
+    words = {cps("route", small_artifact, q, "--explore", 0.5).out.split("\n")[0] for q in QUERIES}
+    assert any(", explored with probability 0." in line for line in words)
+    assert any(", drawn with probability 0." in line for line in words)
+    assert "probability" not in cps("route", small_artifact, QUERIES[0]).out
+    for bad in (-0.1, 1.5, "nan"):
+        error = refused(cps("route", small_artifact, QUERIES[0], "--explore", bad))
+        assert "expected epsilon to be a share of requests from 0 to 1, got" in error
 
 
 def test_the_shipped_artifact_by_name(cps: Run) -> None:
