@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from router.decision import Predictions
 from router.errors import InputError
 from router.keyword import KeywordRouter
 from training import baselines, metrics
@@ -28,9 +29,11 @@ from training.intervals import likelihood_interval
 from training.logged_propensity import LogPolicy, log_policy
 from training.logged_results import LoggedPolicy, LoggedReport, ServedTier
 from training.logged_rows import MAX_WITHOUT_PROPENSITY, LoggedCounts, OneTier
-from training.logged_verdict import LOGGING, against_logging, judge_logged, largest_costs
+from training.logged_verdict import LOGGING, CostRanges, against_logging, judge_logged
 from training.offpolicy import (
+    MAX_MISSING_SHARE,
     MIN_EFFECTIVE_SUCCESSES,
+    MIN_ESS,
     Evaluation,
     QValues,
     Value,
@@ -110,9 +113,11 @@ def evaluate_logged(
     hashes = query_hashes(queries)
     counts = replace(counts, n_texts=len(np.unique(hashes)))
     predicted, dist = predict_all(router, queries, progress)
-    known_costs = router.calibration.realised_cost_usd
     heuristic = KeywordRouter.for_tiers(
-        [names[t] for t in _cheapest_first(known_costs, predicted.cost_usd)]
+        [
+            names[t]
+            for t in _cheapest_first(router.calibration.realised_cost_usd, predicted.cost_usd)
+        ]
     )
     keyword = baselines.keyword(queries, names, heuristic)
 
@@ -164,17 +169,18 @@ def evaluate_logged(
                 _logging(logged, q, confidence, seed),
                 _shares(names, baselines.one_hot(logged.tier, len(names))),
             )
-    # The verdict's rivals by their tiers' names.
-    refused = {name: policies[f"always-{name}"].evaluation.refusal is not None for name in names}
-    refused |= {p: policies[p].evaluation.refusal is not None for p in ("router", LOGGING)}
+    known_rows = router.calibration
+    chosen = router.action_dist(
+        Predictions(known_rows.p_success, known_rows.cost_usd, known_rows.out_of_distribution)
+    )
     verdict = judge_logged(
         names,
         dist,
         logged,
         q,
         router.policy.success_value_usd,
-        calibration_cost_usd=known_costs,
-        refused=refused,
+        ranges=CostRanges.fixed(known_rows.realised_cost_usd, chosen),
+        refused=_refused(names, policies),
         supported=policy.supported,
         confidence=confidence,
         seed=seed,
@@ -190,7 +196,7 @@ def evaluate_logged(
         tiers=_served(names, logged),
         overlap=dict(zip(names, overlap_table(logged, len(names), policy.supported), strict=True)),
         policies=policies,
-        saved=_saved(policies["router"].evaluation, dist, policy, q, known_costs, confidence),
+        saved=_saved(policies["router"].evaluation, dist, policy, q, confidence),
         notes=_notes(counts),
         verdict=verdict,
     )
@@ -274,6 +280,20 @@ def _logging(logged: Logged, q: QValues, confidence: float, seed: int) -> Evalua
     return replace(found, values={"dm": direct, "ips": means, "snips": plain, "dr": means})
 
 
+def _refused(names: tuple[str, ...], policies: dict[str, LoggedPolicy]) -> set[str]:
+    """Of the router and the tiers, those that the log has nothing to compare with.
+
+    A small effective sample is no reason for a tier: its bounds then are only wide.
+    """
+    refused = {"router"} if policies["router"].evaluation.refusal is not None else set()
+    for name in names:
+        found = policies[f"always-{name}"].evaluation
+        too_few = found.weights.ess < MIN_ESS and found.missing_share <= MAX_MISSING_SHARE
+        if found.refusal is not None and not too_few:
+            refused.add(name)
+    return refused
+
+
 def _served(names: tuple[str, ...], logged: Logged) -> dict[str, ServedTier]:
     served = {}
     for t, name in enumerate(names):
@@ -294,23 +314,22 @@ def _saved(
     dist: FloatArray,
     policy: LogPolicy,
     q: QValues,
-    calibration_cost_usd: FloatArray,
     confidence: float,
 ) -> Saving | None:
     """The router against the log itself, by paired doubly robust terms; in the long run."""
     if not evaluation.values:
         return None
     logged = policy.logged
-    # A bound that is not known beforehand only matters to tests: here it is what was seen.
+    # Only tests need a bound from beforehand: here it is what was seen.
     dearest = float(max(logged.cost_usd.max(), q.cost_usd.max()))
-    bound = np.maximum(largest_costs(calibration_cost_usd), dearest)
     terms, cost = against_logging(
         dist,
         logged,
         q,
         0.0,
         max_weight=evaluation.weights.max_weight,
-        cost_bound_usd=bound,
+        cost_bound_usd=np.full(dist.shape[1], dearest),
+        log_cost_bound_usd=dearest,
         supported=policy.supported,
     )
     # Few texts on which the two differ tell little of how far.

@@ -35,6 +35,8 @@ BoolArray = npt.NDArray[np.bool_]
 HashArray = npt.NDArray[np.uint64]
 Source = Literal["recorded", "keyword-rule", "query-model", "single-tier"]
 
+_KEYWORD: Source = "keyword-rule"
+_MODEL: Source = "query-model"
 _N_FOLDS = 5
 # Queries whose propensities are estimated at a time, to bound memory.
 _CHUNK = 8192
@@ -58,7 +60,7 @@ class LogPolicy:
     @property
     def estimated(self) -> bool:
         """Whether the propensities are estimated; that of a single tier is known."""
-        return self.source in ("keyword-rule", "query-model")
+        return self.source in (_KEYWORD, _MODEL)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable."""
@@ -91,53 +93,55 @@ def log_policy(
     ``embedder`` is only called where it is needed.
     """
     n_recorded = int(np.isfinite(recorded).sum())
-    n = logged.n
-    if n_recorded == n:
-        known = replace(logged, propensity=recorded)
-        sentence = "The propensities are those that the log recorded."
-        if (recorded == 1.0).all():
-            sentence += (
-                " All of them are 1: nothing was left to chance, and only what the log's own "
-                "policy chose can be valued."
-            )
-        return LogPolicy(known, supported_by_log(known, n_tiers), "recorded", sentence, n_recorded)
-    some = f"The log records propensities on {n_recorded:,} of {n:,} requests only, so that all are"
-    how = some if n_recorded else "The log records no propensities; they are"
+    if n_recorded == logged.n:
+        return _recorded(replace(logged, propensity=recorded), n_tiers)
     if (logged.tier == logged.tier[0]).all():
-        tier = int(logged.tier[0])
-        everywhere = np.zeros((n, n_tiers))
-        everywhere[:, tier] = 1.0
-        known = replace(logged, propensity=np.ones(n), propensities=everywhere)
-        sentence = f"All requests went to {names[tier]}: the log says nothing about any other tier."
-        return LogPolicy(known, everywhere > 0, "single-tier", sentence, n_recorded)
+        return _single_tier(logged, n_tiers, names, n_recorded)
     by_rule = propensity_by_stratum(keyword_tier, logged.tier, n_tiers)
     by_text = _by_text(logged.tier, n_tiers, queries, hashes, embedder, seed, on_progress)
-    agrees = float((logged.tier == keyword_tier).mean())
     found: Propensities[Any]
-    source: Source
     if by_text is None or by_rule.log_loss <= by_text.log_loss:
-        found, source = by_rule, "keyword-rule"
-        sentence = (
-            f"{how} estimated as shares among the requests that the keyword heuristic treats "
-            f"alike: the log follows it on {100 * agrees:.3g} % of the requests."
-            if agrees >= _FOLLOWS
-            else f"{how} estimated as shares among the requests that the keyword heuristic treats "
-            "alike, since the rest of the text does not tell more of which tier was chosen."
-        )
+        found, source = by_rule, _KEYWORD
+        agrees = float((logged.tier == keyword_tier).mean())
+        how = "as shares among the requests that the keyword heuristic treats alike"
+        if agrees >= _FOLLOWS:
+            how += f": the log follows it on {100 * agrees:.3g} % of its requests"
+        else:
+            how += ", since the rest of the text does not tell more of which tier was chosen"
     else:
-        found, source = by_text, "query-model"
-        sentence = (
-            f"{how} estimated from the queries' text, with a calibration error of "
-            f"{found.calibration_error:.2g}."
-        )
-    sentence += (
-        " What the logging policy went by and the text does not show is not corrected for: "
-        "record cps_router.propensity to have exact numbers."
+        found, source = by_text, _MODEL
+        how = f"from the queries' text, with a calibration error of {found.calibration_error:.2g}"
+    what = "The log records no propensities; they are"
+    if n_recorded:
+        what = f"The log records propensities on {n_recorded:,} of {logged.n:,} requests; all are"
+    sentence = (
+        f"{what} estimated {how}. What the logging policy went by and the text does not show is "
+        "not corrected for: record cps_router.propensity to have exact numbers."
     )
     values = found.values
     chosen = np.clip(logged.at_logged(values), _LEAST, 1.0)
     known = replace(logged, propensity=chosen, propensities=values)
     return LogPolicy(known, overlap(values), source, sentence, n_recorded, found.calibration_error)
+
+
+def _recorded(logged: Logged, n_tiers: int) -> LogPolicy:
+    sentence = "The propensities are those that the log recorded."
+    if (logged.propensity == 1.0).all():
+        sentence += (
+            " All of them are 1: nothing was left to chance, and only what the log's own policy "
+            "chose can be valued."
+        )
+    supported = supported_by_log(logged, n_tiers)
+    return LogPolicy(logged, supported, "recorded", sentence, logged.n)
+
+
+def _single_tier(logged: Logged, n_tiers: int, names: Sequence[str], n_recorded: int) -> LogPolicy:
+    tier = int(logged.tier[0])
+    everywhere = np.zeros((logged.n, n_tiers))
+    everywhere[:, tier] = 1.0
+    known = replace(logged, propensity=np.ones(logged.n), propensities=everywhere)
+    sentence = f"All requests went to {names[tier]}: the log says nothing about any other tier."
+    return LogPolicy(known, everywhere > 0, "single-tier", sentence, n_recorded)
 
 
 def _by_text(

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 _ESTIMATORS = ("dm", "ips", "snips", "dr")
 _LEGEND = (
-    f"{LOGGING} is what the log itself did. Effective sample: so many requests on which the policy "
-    f"chose itself would tell as much; under {MIN_ESS:g} there is no estimate."
+    f"{LOGGING}: what the log itself did. Effective sample: so many requests of its own would tell "
+    f"as much about a policy; under {MIN_ESS:g}\nthere is no estimate. Never tried: share of its "
+    "choices about which the log says nothing; intervals allow for the worst there."
 )
 _ABOUT_ESTIMATORS = (
-    "DM takes the router's predictions for true (they were fitted on other queries); IPS and SNIPS\n"
-    "weight what was logged; DR corrects DM by what was logged, and is right where the predictions "
-    "or\nthe propensities are."
+    "DM takes the router's predictions for true (they were fitted on other queries); IPS and SNIPS "
+    "weight\nwhat was logged; DR corrects DM by what was logged, and is right where either the "
+    "predictions or\nthe propensities are."
 )
 
 
@@ -37,14 +38,16 @@ def logged_text(report: LoggedReport) -> str:
         for caveat in policy.evaluation.caveats:
             caveats.setdefault(caveat, []).append(name)
     lines += [
-        caveat if len(names) == len(report.policies) else f"{', '.join(names)}: {caveat}"
+        caveat if len(names) >= len(report.policies) - 1 else f"{', '.join(names)}: {caveat}"
         for caveat, names in caveats.items()
     ]
     lines += [_LEGEND, ""]
     if any(policy.evaluation.values for policy in report.policies.values()):
         lines += [_estimators(report), "", _ABOUT_ESTIMATORS, ""]
-    lines += [_tried(report), "", *_saved(report), *report.notes]
-    lines += ["", f"verdict: {report.verdict.sentence}"]
+    lines += [_tried(report), ""]
+    if remarks := [*_saved(report), *report.notes]:
+        lines += [*remarks, ""]
+    lines.append(f"verdict: {report.verdict.sentence}")
     return "\n".join(lines)
 
 
@@ -86,6 +89,7 @@ def _policies(report: LoggedReport) -> str:
             "effective\nsample",
             "largest\nweight",
             "clipped",
+            "never\ntried",
             *(f"to {tier}" for tier in report.tiers),
         ),
     )
@@ -104,13 +108,14 @@ def _policy_row(name: str, policy: LoggedPolicy) -> tuple[str, ...]:
             *_cells(value.cost_usd_per_request, "{:.4g}", 1000.0),
             *_cells(value.cps_usd, "{:.3g}"),
         ]
-    n = len(weights.values)
+    n, missing = len(weights.values), policy.evaluation.missing_share
     return (
         name,
         *numbers,
         f"{weights.ess:,.0f}",
         f"{weights.largest:.3g}",
         f"{weights.n_clipped:,} ({weights.n_clipped / n:.1%})" if weights.n_clipped else "",
+        f"{missing:.1%}" if missing else "",
         *(f"{share:.0%}" if share else "" for share in policy.share.values()),
     )
 
@@ -143,7 +148,7 @@ def _estimators(report: LoggedReport) -> str:
 
 def _tried(report: LoggedReport) -> str:
     table = new_table(
-        "What the log tried (success and CPS are of the requests that the tier was chosen for)",
+        "What the log tried; success and CPS of what each tier was chosen for",
         ("tier",),
         (
             "requests",

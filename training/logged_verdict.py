@@ -2,23 +2,25 @@
 
 As ``training.verdict``: with lambda fixed by the artifact, D_r is the mean over requests of
 (c - lambda s) of the router less that of a rival r: every single tier, and the logging policy. The
-terms of D_r are those of ``training.doubly_robust``, one per different text, and the bounds are by
-betting within a range that no outcome of the log has a part in: a maximum weight of sqrt(n_texts)
-and twice the largest cost on the artifact's calibration rows. What the log cannot tell is added to
-the bounds at its worst.
+terms of D_r are those of ``training.doubly_robust``, one per different text. The bounds are by
+betting, which holds at every n, within a range that no outcome of the log has a part in: twice the
+largest cost, on the artifact's calibration rows, of the tiers that the router chose there and of
+the rival's; and the largest weight in a tenth of the texts, which then take no part in the test
+(at most sqrt(n); larger ones are clipped). What the log cannot tell is added at its worst.
 
 - *pays*: for every rival the upper bound of D_r is below 0, each at the whole level.
 - *does not pay*: for some rival the lower bound is at least 0, each at its share of the level; a
   router that does what a single tier does is among these. A log that was made by the router itself
   is no rival.
-- *refused*: the log has no estimate of the router, or of a rival that it would have to beat.
+- *refused*: the log has no estimate of the router; or it never tried what a rival does, or its
+  propensities cannot be right. (That a rival's effective sample is small is no reason.)
 - *not proven*: none of these.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +43,8 @@ LoggedLabel = Literal["pays", "does not pay", "not proven", "refused"]
 LOGGING = "logging"
 # Costs on new rows may be this many times what they were at most in calibration.
 _RANGE_FACTOR = 2.0
+# One in so many texts only tells how large weights are.
+_PILOT = 10
 # Probabilities of one choice differ by rounding at most by this.
 _SAME = 1e-6
 
@@ -102,17 +106,39 @@ class LoggedVerdict:
         }
 
 
-def largest_costs(calibration_cost_usd: FloatArray) -> FloatArray:
-    """Bounds (T,) on what a request can cost, from calibration rows (m, T); 0 where unknown.
+@dataclass(frozen=True, slots=True, eq=False)
+class CostRanges:
+    """The most that a request is taken to cost, from calibration rows: (T,), 0 where unknown.
 
-    Twice the largest cost of the tier: NaN is a cost that is not known.
-
-    >>> largest_costs(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
-    [6.0, 0.0]
+    ``used`` (T,) are the tiers that the router chose there.
     """
-    known = np.where(np.isfinite(calibration_cost_usd), calibration_cost_usd, 0.0)
-    result: FloatArray = _RANGE_FACTOR * known.max(axis=0, initial=0.0)
-    return result
+
+    cost_usd: FloatArray
+    used: BoolArray
+
+    @classmethod
+    def fixed(cls, calibration_cost_usd: FloatArray, calibration_dist: FloatArray) -> CostRanges:
+        """Twice the largest cost of every tier; costs and the router's choices are (m, T).
+
+        >>> ranges = CostRanges.fixed(np.array([[1.0, 8.0], [3.0, np.nan]]), np.eye(2)[[0, 0]])
+        >>> ranges.cost_usd.tolist(), ranges.of().tolist(), ranges.of(1).tolist()
+        ([6.0, 16.0], [6.0, 6.0], [6.0, 16.0])
+        """
+        known = np.where(np.isfinite(calibration_cost_usd), calibration_cost_usd, 0.0)
+        largest: FloatArray = _RANGE_FACTOR * known.max(axis=0, initial=0.0)
+        return cls(largest, np.logical_or.reduce(calibration_dist > 0, axis=0))
+
+    def of(self, rival: int | None = None) -> FloatArray:
+        """Bounds (T,) for the router against a tier; of others it is not meant to have outcomes.
+
+        A tier that the router did not choose in calibration is expected not to be chosen again. If
+        it is and costs more than the dearest that was, the range is broken, which is noticed.
+        """
+        counts = self.used.copy()
+        if rival is not None:
+            counts[rival] = True
+        result: FloatArray = np.minimum(self.cost_usd, self.cost_usd[counts].max(initial=0.0))
+        return result
 
 
 def against_logging(
@@ -123,9 +149,13 @@ def against_logging(
     *,
     max_weight: float,
     cost_bound_usd: FloatArray,
+    log_cost_bound_usd: float,
     supported: BoolArray,
 ) -> tuple[PairedTerms, FloatArray]:
     """Paired terms of a policy ``dist`` (n, T) against the log itself; and those of cost alone.
+
+    ``cost_bound_usd`` (T,) bounds the costs of what the policy chooses, ``log_cost_bound_usd``
+    those of what the log chose.
 
     With the loss l of the logged choice::
 
@@ -142,10 +172,12 @@ def against_logging(
     untried = float(logged.per_text(np.where(supported, 0.0, dist).sum(axis=1)).mean())
     slack = untried + weights.mass_lost
     scale = float(cost_bound_usd.max()) + success_value_usd
+    # Where the policy chooses otherwise for certain, w is 0 and z its prediction less l.
+    of_log = log_cost_bound_usd + success_value_usd
     terms = PairedTerms(
         loss_usd=logged.per_text(cost - success_value_usd * success),
         success=logged.per_text(success),
-        loss_bound_usd=(1.0 + max_weight) * scale,
+        loss_bound_usd=max((1.0 + max_weight) * scale, scale + of_log),
         success_bound=1.0 + max_weight,
         loss_slack_usd=slack * scale,
         success_slack=slack,
@@ -176,78 +208,102 @@ def judge_logged(
     q: QValues,
     success_value_usd: float,
     *,
-    calibration_cost_usd: FloatArray,
-    refused: Mapping[str, bool],
+    ranges: CostRanges,
+    refused: Collection[str],
     supported: BoolArray,
     confidence: float,
     seed: int = 0,
 ) -> LoggedVerdict:
     """The verdict on the router ``dist`` (n, T).
 
-    ``refused`` says of "router" and of every tier's name whether the log has no estimate of it.
-    ``calibration_cost_usd`` (m, T) are costs on the artifact's calibration rows, NaN where unknown.
+    ``refused`` has "router", or the tiers' names, where the log says nothing of them.
     """
-    n_tiers = len(names)
     alpha = 1.0 - confidence
-    cost_bound = largest_costs(calibration_cost_usd)
-    testable = math.isfinite(success_value_usd) and bool((cost_bound > 0).all())
-    value = success_value_usd if math.isfinite(success_value_usd) else 0.0
-    options: dict[str, Any] = {
-        # Fixed by the length of the log alone; the same as its estimates are clipped at, or more.
-        "max_weight": max(1.0, math.sqrt(logged.n_texts)),
-        "cost_bound_usd": cost_bound,
-        "supported": supported,
-    }
     by_itself = made_by(dist, logged)
     # The logging policy is a rival too, unless it is the router.
-    n_rivals = n_tiers + (not by_itself)
+    n_rivals = len(names) + (not by_itself)
+    pilot = _pilot(logged, seed)
+    testable = math.isfinite(success_value_usd) and bool((ranges.cost_usd > 0).all())
+    value = success_value_usd if math.isfinite(success_value_usd) else 0.0
+    max_weight = _largest_weight(logged, supported, pilot)
+    # A log of a single text has nothing left to test on; it is refused anyway.
+    rest = ~pilot if not pilot.all() else pilot
+    tested = Logged(
+        logged.tier[rest],
+        logged.propensity[rest],
+        logged.success[rest],
+        logged.cost_usd[rest],
+        None if logged.text is None else logged.text[rest],
+        None if logged.propensities is None else logged.propensities[rest],
+    )
+    q, played, supported = QValues(q.success[rest], q.cost_usd[rest]), dist[rest], supported[rest]
 
     def bound(rival: str, terms: PairedTerms, identical: bool) -> RivalBound:
+        limit, slack = terms.loss_bound_usd, terms.loss_slack_usd
         if identical:
-            return RivalBound(rival, 0.0, 0.0, 0.0, terms.loss_bound_usd, 0.0, True, False)
-        if refused["router"] or refused.get(rival, False):
-            slack = terms.loss_slack_usd
-            return RivalBound(
-                rival, math.nan, -math.inf, math.inf, terms.loss_bound_usd, slack, False, True
-            )
-        mean = float(terms.loss_usd.mean()) if math.isfinite(success_value_usd) else math.nan
-        lower, upper = -math.inf, math.inf
-        if testable:
-            lower = _end(terms, alpha / n_rivals, seed)[0] - terms.loss_slack_usd
-            upper = _end(terms, alpha, seed)[1] + terms.loss_slack_usd
-        return RivalBound(
-            rival,
-            mean,
-            lower,
-            upper,
-            terms.loss_bound_usd,
-            terms.loss_slack_usd,
-            identical=False,
-            refused=False,
-        )
+            return RivalBound(rival, 0.0, 0.0, 0.0, limit, 0.0, identical=True, refused=False)
+        mean, lower, upper = math.nan, -math.inf, math.inf
+        unknown = rival in refused or "router" in refused
+        if not unknown and math.isfinite(success_value_usd):
+            mean = float(terms.loss_usd.mean())
+        if not unknown and testable:
+            lower = _bounds(terms, max_weight, alpha / n_rivals, seed)[0] - slack
+            upper = _bounds(terms, max_weight, alpha, seed)[1] + slack
+        return RivalBound(rival, mean, lower, upper, limit, slack, identical=False, refused=unknown)
 
     bounds = []
     for tier, name in enumerate(names):
-        always = np.zeros(dist.shape)
+        always = np.zeros(played.shape)
         always[:, tier] = 1.0
-        terms = compare(dist, always, logged, q, value, **options)
+        terms = compare(
+            played,
+            always,
+            tested,
+            q,
+            value,
+            max_weight=max_weight,
+            cost_bound_usd=ranges.of(tier),
+            supported=supported,
+        )
         bounds.append(bound(name, terms, bool((dist[:, tier] >= 1.0 - _SAME).all())))
-    terms, _ = against_logging(dist, logged, q, value, **options)
-    logging = bound(LOGGING, terms, by_itself)
-    return _verdict(
-        tuple(bounds), logging, success_value_usd, confidence, logged.n_texts, bool(testable)
+    terms, _ = against_logging(
+        played,
+        tested,
+        q,
+        value,
+        max_weight=max_weight,
+        cost_bound_usd=ranges.of(),
+        log_cost_bound_usd=float(ranges.cost_usd.max()),
+        supported=supported,
     )
+    logging = bound(LOGGING, terms, by_itself)
+    return _verdict(tuple(bounds), logging, success_value_usd, confidence, tested.n_texts, testable)
 
 
-def _end(terms: PairedTerms, level: float, seed: int) -> tuple[float, float]:
-    """Lower and upper bound, each at ``level``.
+def _pilot(logged: Logged, seed: int) -> BoolArray:
+    """Requests of about a tenth of the texts, (n,); drawn without a look at anything else."""
+    group = np.arange(logged.n)
+    if logged.text is not None:
+        group = np.unique(logged.text, return_inverse=True)[1]
+    n_texts = int(group.max()) + 1
+    drawn = np.zeros(n_texts, bool)
+    drawn[np.random.default_rng([seed, 1]).permutation(n_texts)[: -(-n_texts // _PILOT)]] = True
+    result: BoolArray = drawn[group]
+    return result
 
-    Bets are sized for a variance of max_weight times the mean square that terms of about a tenth of
-    the range of one request would have; as they win they learn the true one.
-    """
+
+def _largest_weight(logged: Logged, supported: BoolArray, pilot: BoolArray) -> float:
+    """1 / the smallest propensity of a choice that counts, but at most sqrt(n_texts)."""
+    counts = pilot & supported[np.arange(logged.n), logged.tier]
+    largest = 1.0 / float(logged.propensity[counts].min(initial=1.0))
+    return max(1.0, min(largest, math.sqrt(logged.n_texts)))
+
+
+def _bounds(terms: PairedTerms, max_weight: float, level: float, seed: int) -> tuple[float, float]:
+    """Lower and upper bound, each at ``level``."""
     limit = terms.loss_bound_usd
-    weight = terms.success_bound - 1.0
-    guess = weight * (0.1 * limit / terms.success_bound) ** 2
+    # Bets start from a guess at the variance, and soon learn it: losses of a tenth of their range.
+    guess = max_weight * (0.1 * limit / (1.0 + max_weight)) ** 2
     return betting_interval(
         terms.loss_usd, -limit, limit, 1.0 - 2.0 * level, variance=guess, seed=seed
     )
@@ -294,7 +350,7 @@ def _sentence(
 ) -> str:
     basis = (
         f"(at ${success_value_usd:.3g} per further success, {100 * confidence:g} % confidence, "
-        f"{n_texts:,} texts)"
+        f"{n_texts:,} different texts)"
     )
     if label == "does not pay":
         rival = max(rivals, key=lambda r: r.lower_usd)
