@@ -12,7 +12,7 @@ from router.cli import app, emit, run
 from router.errors import InputError
 from training.cli_import import import_app
 from training.cli_parts import JsonFlag, extra, print_json, progress
-from training.defaults import DEFAULT_CONFIDENCE, MAX_BAD_SHARE
+from training.defaults import DEFAULT_CONFIDENCE, DRIFT_TOLERANCE, MAX_BAD_SHARE
 
 data_app = typer.Typer(help="Named public outcome sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -144,6 +144,20 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Folder to write the report to: report.json and report.txt.")
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Look for drift instead, in the rows since this ISO 8601 date or time, or within "
+            "7d, 24h, ... of the newest row."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="With --since: the largest difference of a share or success rate that is no "
+            f"drift; five times that for costs. [default: {DRIFT_TOLERANCE}]"
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Cost per success of every tier, of the router and of what it must beat; and a verdict.
@@ -153,7 +167,20 @@ def evaluate(
     A file in which more requests have a single tier's outcome than every tier's is a log. What
     other choices would have done is then estimated from their propensities, or refused where the
     log cannot tell.
+
+    With --since recent rows are compared with what training expected. The verdict: RETRAIN if the
+    queries have changed (the router's share per tier, or more of them out of distribution) or the
+    predictions of a tier no longer rank; else RECALIBRATE if success or cost of a tier is off; else
+    FINE if three times the tolerance is ruled out for success and cost of every tier that served a
+    tenth of the rows, and for the share out of distribution; else TOO EARLY TO TELL, with what is
+    needed. A false alarm is as rare as --confidence says, however often you look with the same
+    date or time.
     """
+    if tolerance is not None and since is None:
+        raise InputError(
+            f"expected --since with --tolerance {tolerance:g}, got none: say since when to look "
+            "for drift."
+        )
     with extra("train"):
         from router.routing import Router
         from router.tiers import TierSet
@@ -161,22 +188,42 @@ def evaluate(
         from training.evaluate_logged import evaluate_logged, is_logged
         from training.logged_text import logged_text
         from training.report_text import report_text
+    if since is not None:
+        from training.recent import check_since
+
+        check_since(since)
     router = Router.load(None if artifact == "default" else artifact)
     with progress() as say:
         tier_set = router.tiers if tiers is None else TierSet.from_toml(tiers)
         table = _read(outcomes, tier_set, max_bad_share, success_threshold, say)
-        logged = is_logged(router, table)
-        run_kind: Any = evaluate_logged if logged else run_evaluation
-        result = run_kind(
-            router,
-            table,
-            confidence=confidence,
-            seed=seed,
-            on_progress=lambda stage, done, total: say(f"{stage}: {done:,} of {total:,}"),
-        )
+
+        def on_progress(stage: str, done: int, total: int) -> None:
+            say(f"{stage}: {done:,} of {total:,}")
+
+        text_of: Any
+        result: Any
+        if since is not None:
+            from training.drift import find_drift
+            from training.drift_text import drift_text as text_of
+
+            result = find_drift(
+                router,
+                table,
+                since,
+                tolerance=DRIFT_TOLERANCE if tolerance is None else tolerance,
+                confidence=confidence,
+                on_progress=on_progress,
+            )
+        else:
+            logged = is_logged(router, table)
+            run_kind: Any = evaluate_logged if logged else run_evaluation
+            text_of = logged_text if logged else report_text
+            result = run_kind(
+                router, table, confidence=confidence, seed=seed, on_progress=on_progress
+            )
     for warning in table.report.warnings():
         typer.echo(f"cps-router: {warning}", err=True)
-    text = logged_text(result) if logged else report_text(result)
+    text = text_of(result)
     if report is not None:
         _write_report(report, result, text)
     if as_json:
