@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from router.certificate import Floor
+from router.certificate import Floor, is_binary
 from router.errors import InputError
 from router.policy import SAME_RATE, Policy, choose
 from router.selection import (
@@ -253,6 +253,10 @@ def certify_explored(
     Candidates are those of ``certify``, each with this exploration: they are fixed before any
     outcome is looked at, and are tested in the same order at the same levels. The floor is
     certified if all up to the policy pass. Needs every tier's outcome of every row.
+
+    Relative floors, and mixes, are bet on the expected success of every row, as without
+    exploration. For the others the binomial test stays: every row draws its tier by a fixed coin of
+    its own, and what it draws succeeds exactly as often as the policy that explores.
     """
     value = policy.kind == "value"
     share = ROUTER_CHAIN_SHARE if value else MIX_CHAIN_SHARE
@@ -262,14 +266,24 @@ def certify_explored(
         chain = mix_chain(tier_cost_usd, tier_success, policy.safe_tier, policy.strongest)
     floor = Floor(certificate.rate, certificate.margin, certificate.relative_to)
     known = np.isfinite(rows.success)
-    success, cost = _played(exploration, policy, certificate, rows)
+    coins = None
+    if floor.relative_to is None and is_binary(rows.success):
+        coins = _coins(len(rows))
+    dist = _tested_dist(exploration, policy, certificate, rows)
+    success = np.einsum("ij,ij->i", dist, rows.success)
+    cost = np.einsum("ij,ij->i", dist, rows.realised_cost_usd)
     passed = certificate.certified and bool(known.all()) and _policy_in(chain, policy)
     before: FloatArray | None = None
     for candidate in chain if passed else ():
-        played = _played(exploration, candidate, certificate, rows)[0]
+        dist = _tested_dist(exploration, candidate, certificate, rows)
+        played = np.einsum("ij,ij->i", dist, rows.success)
+        flipped = coins is not None and candidate.kind != "mix"
+        if flipped:
+            tiers = np.minimum((dist.cumsum(axis=1) <= coins).sum(axis=1), dist.shape[1] - 1)
+            played = rows.success[np.arange(len(rows)), tiers]
         # Neighbours on the grid mostly do the same on these rows.
         if before is None or not np.array_equal(played, before):
-            if not floor.passes(played, rows.success, delta, randomised=True):
+            if not floor.passes(played, rows.success, delta, randomised=not flipped):
                 passed = False
                 break
             before = played
@@ -306,17 +320,20 @@ def _same(candidate: Policy, policy: Policy) -> bool:
     return mine == other
 
 
-def _played(
+def _tested_dist(
     exploration: Exploration, policy: Policy, certificate: Certificate, rows: CalibrationRows
-) -> tuple[FloatArray, FloatArray]:
-    """Expected (success, realised cost) on each row of the policy that explores, both (n,)."""
+) -> FloatArray:
+    """(n, T): what the policy does on the calibration rows where it explores."""
     counts = np.isfinite(rows.success).sum(axis=0)
     explorer = Explorer.of(exploration, policy, certificate, counts)
     base = policy.action_dist(rows.p_success, rows.cost_usd, rows.out_of_distribution)
-    dist = explorer.action_dist(rows.p_success, rows.cost_usd, base, ~rows.out_of_distribution)
-    success: FloatArray = np.einsum("ij,ij->i", dist, rows.success)
-    cost: FloatArray = np.einsum("ij,ij->i", dist, rows.realised_cost_usd)
-    return success, cost
+    return explorer.action_dist(rows.p_success, rows.cost_usd, base, ~rows.out_of_distribution)
+
+
+def _coins(n: int) -> FloatArray:
+    """(n, 1) numbers in [0, 1), as good as drawn evenly, the same every time."""
+    digests = b"".join(hashlib.sha256(f"row {i}".encode()).digest()[:4] for i in range(n))
+    return np.frombuffer(digests, dtype=">u4")[:, None] / 2.0**32
 
 
 @lru_cache(maxsize=8)

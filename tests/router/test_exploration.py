@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 import router.exploration
-from router.certificate import Floor
+from router.certificate import Floor, is_binary
 from router.decision import Decision
 from router.errors import InputError
 from router.exploration import Exploration, Explorer, certify_explored, drawn
@@ -525,6 +525,28 @@ def test_a_mix_is_tested_in_its_own_chain() -> None:
     assert certify_explored(Exploration(0.05), policy, before, rows, **TIERS).certified
 
 
+def test_an_absolute_floor_keeps_the_binomial_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = calibration(2000, 2)
+    policy, before = certified(rows, Floor(rate=0.85))
+    assert (policy.kind, before.certified) == ("value", True)
+    seen: list[tuple[bool, bool]] = []
+
+    class Watched(Floor):
+        def passes(self, policy_success: FloatArray, *more: Any, **options: Any) -> bool:
+            seen.append((is_binary(policy_success), options["randomised"]))
+            assert abs(policy_success.mean() - before.success_rate) < 0.1
+            return super().passes(policy_success, *more, **options)
+
+    monkeypatch.setattr(router.exploration, "Floor", Watched)
+    certify_explored(Exploration(0.1), policy, before, rows, **TIERS)
+    assert set(seen) == {(True, False)}
+    # Success that is a share has no binomial.
+    seen.clear()
+    shares = replace(rows, success=np.clip(rows.success, 0.01, 0.97))
+    certify_explored(Exploration(0.1), policy, before, shares, **TIERS)
+    assert set(seen) == {(False, True)}
+
+
 def test_every_candidate_before_it_must_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = calibration(2000, 0)
     policy, before = certified(rows, Floor(margin=-0.05, relative_to=2))
@@ -566,9 +588,10 @@ def test_without_a_floor_nothing_is_promised(small_artifact: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_floor_holds_with_exploration_as_often_as_promised() -> None:
+@pytest.mark.parametrize("floor", [Floor(margin=-0.03, relative_to=2), Floor(rate=0.86)])
+def test_the_floor_holds_with_exploration_as_often_as_promised(floor: Floor) -> None:
     """Where it is certified with exploration, the truth keeps it: at most 5 % of the time not."""
-    exploration, floor, n_runs = Exploration(0.3), Floor(margin=-0.03, relative_to=2), 200
+    exploration, n_runs = Exploration(0.3), 200
     truth = calibration(40_000, 999)
     kept = broken = 0
     for seed in range(n_runs):
@@ -583,7 +606,8 @@ def test_the_floor_holds_with_exploration_as_often_as_promised() -> None:
         # Predictions are the truth here.
         rate = (dist * truth.p_success).sum(axis=1).mean()
         kept += 1
-        broken += bool(rate < truth.p_success[:, 2].mean() - 0.03)
+        least = truth.p_success[:, 2].mean() - 0.03 if floor.rate is None else floor.rate
+        broken += bool(rate < least)
     assert kept > 20
     assert stats.binomtest(broken, n_runs, 0.05, "greater").pvalue > 0.01
 
