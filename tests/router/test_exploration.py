@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -639,6 +640,16 @@ def test_settings_that_make_no_sense(options: dict[str, Any], words: str) -> Non
 def test_settings_are_json() -> None:
     data = Exploration(0.1, "thompson", seed=2).to_dict()
     assert Exploration(**json.loads(json.dumps(data))) == Exploration(0.1, "thompson", seed=2)
+
+
+def test_the_guide_runs(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (repository / "docs" / "exploration.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "exploration.md", "exec"), namespace)
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_a_decision_keeps_its_defaults() -> None:
