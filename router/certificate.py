@@ -152,18 +152,22 @@ class Floor:
         return relative_words(names[self.relative_to], self.margin)
 
     def terms(
-        self, policy_success: FloatArray, tier_success: FloatArray
+        self, policy_success: FloatArray, tier_success: FloatArray, max_weight: float = 1.0
     ) -> tuple[FloatArray, float]:
         """(x, m) with x in [0, 1]: the floor holds exactly if the mean of x is at least m.
 
         ``policy_success`` (n,) is the expected success of the policy on each row, ``tier_success``
-        (n, T) that of every tier.
+        (n, T) that of every tier. Where only the logged tier's outcome is known, both are doubly
+        robust terms q + w (s - q) with q and s in [0, 1] and weights w of at most ``max_weight`` W:
+        they lie in [1 - W, W], and differences of two policies in [-W, W]. Known outcomes are the
+        case W = 1.
         """
         if self.relative_to is None:
             assert self.rate is not None
-            return policy_success, self.rate
+            lowest, width = 1.0 - max_weight, 2.0 * max_weight - 1.0
+            return (policy_success - lowest) / width, (self.rate - lowest) / width
         difference = policy_success - tier_success[:, self.relative_to]
-        return (difference + 1.0) / 2.0, (1.0 + self.margin) / 2.0
+        return (difference / max_weight + 1.0) / 2.0, (1.0 + self.margin / max_weight) / 2.0
 
     def passes(
         self,
@@ -172,10 +176,12 @@ class Floor:
         delta: float,
         *,
         randomised: bool = False,
+        max_weight: float = 1.0,
     ) -> bool:
         """Is the floor certified for this policy at level ``delta``?
 
         A ``randomised`` policy has fractional expected success, whatever these rows happen to show.
+        ``max_weight`` is that of ``terms``; a term that breaks its promise certifies nothing.
 
         For an absolute floor the rows themselves say which test is due: the binomial one where all
         are 0 or 1. Where success can be nothing else, that one is always taken and the level is
@@ -185,10 +191,10 @@ class Floor:
         is at most delta + min(delta, (1 - q)^n): beyond about 5 / q rows it is delta for all that
         matters, and between, betting leaves about a third unused.
         """
-        x, mean = self.terms(policy_success, tier_success)
-        if len(x) == 0:
+        x, mean = self.terms(policy_success, tier_success, max_weight)
+        if len(x) == 0 or not (x.min() >= -SAME_RATE and x.max() <= 1.0 + SAME_RATE):
             return False
-        if self.relative_to is None and not randomised and is_binary(x):
+        if self.relative_to is None and not randomised and max_weight == 1.0 and is_binary(x):
             return binomial_tail_p(int(x.sum()), len(x), mean) <= delta
         return mean_exceeds(x, mean, delta)
 
@@ -199,10 +205,12 @@ class Floor:
         delta: float,
         *,
         randomised: bool = False,
+        max_weight: float = 1.0,
     ) -> int | None:
         """About how many calibration rows like these certify the floor with 80 % power."""
-        x, mean = self.terms(policy_success, tier_success)
-        binary = self.relative_to is None and not randomised and is_binary(x)
+        x, mean = self.terms(policy_success, tier_success, max_weight)
+        whole = self.relative_to is None and not randomised and max_weight == 1.0
+        binary = whole and is_binary(x)
         return rows_needed(x, mean, delta, binary=binary)
 
 

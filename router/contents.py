@@ -24,6 +24,7 @@ from router.policy import Policy
 from router.predictor import Predictor
 from router.query_features import FEATURE_NAMES
 from router.selection import Certificate
+from router.support import MIN_PROPENSITY
 from router.tiers import TierSet
 
 FloatArray = npt.NDArray[np.float64]
@@ -106,7 +107,7 @@ def _read(
         certificate = Certificate.from_dict(manifest["certificate"])
         _require(_is_certificate(certificate, len(tiers)), "a certificate over its tiers")
     _check_training(manifest["training"], predictor.cost)
-    _check_calibration(arrays, predictor.cost)
+    _check_calibration(arrays, predictor.cost, max_weight(manifest))
     escalation = Escalation.from_arrays(arrays, len(tiers))
     return Contents(tiers, predictor, policy, certificate, escalation)
 
@@ -176,16 +177,41 @@ def _check_training(training: Mapping[str, Any], cost: CostEstimator) -> None:
     )
 
 
-def _check_calibration(arrays: Mapping[str, npt.NDArray[Any]], cost: CostEstimator) -> None:
+def max_weight(manifest: Mapping[str, Any]) -> float:
+    """Largest importance weight in the calibration rows; 1 where their outcomes are known.
+
+    Raises ArtifactError where it is no such number.
+    """
+    feedback = manifest.get("feedback", {"kind": "full"})
+    if feedback["kind"] == "full":
+        return 1.0
+    found = feedback["max_weight"]
+    _require(
+        feedback["kind"] == "logged"
+        and type(feedback["approximate"]) is bool
+        and _is_number(found)
+        and 1.0 <= found <= 1.0 / MIN_PROPENSITY,
+        "feedback that is full, or logged with a largest weight",
+    )
+    return float(found)
+
+
+def _check_calibration(
+    arrays: Mapping[str, npt.NDArray[Any]], cost: CostEstimator, weight: float
+) -> None:
     """The rows that a price change is tested on, and the hashes that evaluation leaves out."""
     n_tiers = len(cost.by_tokens)
     rows = {name: arrays[f"calibration.{name}"] for name in _CALIBRATION}
     outside, hashes = arrays["calibration.out_of_distribution"], arrays["training.query_hashes"]
+    realised, tried = rows["realised_cost_usd"], arrays.get("calibration.tried")
     n = len(outside)
     _require(
         all(a.dtype == np.float64 and a.shape == (n, n_tiers) for a in rows.values())
-        and all(_within(rows[name], 1.0) for name in ("p_success", "success"))
-        and _within(rows["realised_cost_usd"], _MOST)
+        and _within(rows["p_success"], 1.0)
+        # Pseudo-outcomes lie within the largest weight of what can be, on either side.
+        and _within(rows["success"] + (weight - 1.0), 2.0 * weight - 1.0)
+        and _within(np.abs(rows["realised_cost_usd"]) if weight > 1.0 else realised, _MOST)
+        and (tried is None or (tried.dtype == np.uint8 and tried.shape == (n, n_tiers)))
         and _known_where_predicted(
             cost, *(rows[n] for n in ("input_tokens", "output_tokens", "usd"))
         )

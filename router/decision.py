@@ -106,28 +106,46 @@ class Decision:
 class Predictions:
     """Expected success and dollars (n, T), and which queries (n,) are unlike the training ones.
 
-    ``allowed`` (n, T) marks the tiers whose context window takes the query; None where all do.
+    ``allowed`` (n, T) marks the tiers whose context window takes the query, ``tried`` (n, T) those
+    that the log has tried on queries like it; None where that is true of all.
     """
 
     p_success: npt.NDArray[np.float64]
     cost_usd: npt.NDArray[np.float64]
     out_of_distribution: npt.NDArray[np.bool_]
     allowed: npt.NDArray[np.bool_] | None = None
+    tried: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def candidates(self) -> npt.NDArray[np.bool_] | None:
+        """The tiers (n, T) between which a policy chooses; None where between all.
+
+        Those that were tried and are allowed; where there is none, those that are allowed.
+        """
+        if self.allowed is None or self.tried is None:
+            return self.tried if self.allowed is None else self.allowed
+        both = self.allowed & self.tried
+        return np.where(both.any(axis=1, keepdims=True), both, self.allowed)
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """Several chunks as one."""
-        allowed = None
-        if any(part.allowed is not None for part in parts):
-            allowed = np.concatenate(
+
+        def mask(name: str) -> npt.NDArray[np.bool_] | None:
+            masks = [getattr(part, name) for part in parts]
+            if all(found is None for found in masks):
+                return None
+            return np.concatenate(
                 [
-                    np.ones(part.p_success.shape, bool) if part.allowed is None else part.allowed
-                    for part in parts
+                    np.ones(part.p_success.shape, bool) if found is None else found
+                    for part, found in zip(parts, masks, strict=True)
                 ]
             )
+
         return cls(
             np.concatenate([part.p_success for part in parts]),
             np.concatenate([part.cost_usd for part in parts]),
             np.concatenate([part.out_of_distribution for part in parts]),
-            allowed,
+            mask("allowed"),
+            mask("tried"),
         )

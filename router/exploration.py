@@ -283,7 +283,7 @@ def certify_explored(
             played = rows.success[np.arange(len(rows)), tiers]
         # Neighbours on the grid mostly do the same on these rows.
         if before is None or not np.array_equal(played, before):
-            if not floor.passes(played, rows.success, delta, randomised=not flipped):
+            if not rows.passes(floor, played, delta, randomised=not flipped):
                 passed = False
                 break
             before = played
@@ -326,8 +326,10 @@ def _tested_dist(
     """(n, T): what the policy does on the calibration rows where it explores."""
     counts = np.isfinite(rows.success).sum(axis=0)
     explorer = Explorer.of(exploration, policy, certificate, counts)
-    base = policy.action_dist(rows.p_success, rows.cost_usd, rows.out_of_distribution)
-    return explorer.action_dist(rows.p_success, rows.cost_usd, base, ~rows.out_of_distribution)
+    base = policy.action_dist(rows.p_success, rows.cost_usd, rows.out_of_distribution, rows.tried)
+    return explorer.action_dist(
+        rows.p_success, rows.cost_usd, base, ~rows.out_of_distribution, rows.tried
+    )
 
 
 def _coins(n: int) -> FloatArray:

@@ -20,6 +20,7 @@ from router.errors import ArtifactError
 from router.estimators import CostEstimator, SuccessEstimator
 from router.inputs import InputMap
 from router.linear_map import LinearMap, product
+from router.support import Support, support_from_arrays, tried
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
@@ -36,7 +37,8 @@ class Predictor:
 
     references (m, d) float32 are unit rows: training queries, or centroids of them. A query is out
     of distribution where its largest cosine similarity to them is below ``min_similarity``, or
-    where ``coverage`` excludes it (None in artifacts that were made without).
+    where ``coverage`` excludes it (None in artifacts that were made without). ``support`` says
+    which tiers the log has tried on which queries, None where all were tried everywhere.
     """
 
     embedder: Embedder
@@ -46,6 +48,7 @@ class Predictor:
     references: Float32Array
     min_similarity: float
     coverage: Coverage | None = None
+    support: Support | None = None
     _references_t: Float32Array = field(init=False, repr=False, compare=False)
     _linear: LinearMap = field(init=False, repr=False, compare=False)
     _n_success: int = field(init=False, repr=False, compare=False)
@@ -83,7 +86,22 @@ class Predictor:
             self._predict_chunk(queries[i : i + _CHUNK], embeddings[i : i + _CHUNK])
             for i in range(0, max(len(queries), 1), _CHUNK)
         ]
-        return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        p, cost, unknown = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Predictions(p, cost, unknown, tried=self._tried(queries, embeddings))
+
+    def tried(self, queries: Sequence[str]) -> npt.NDArray[np.bool_] | None:
+        """Which tiers (n, T) the log has tried on queries like these; None where all."""
+        if self.support is None:
+            return None
+        return self._tried(queries, self.embedder.embed(queries))
+
+    def _tried(
+        self, queries: Sequence[str], embeddings: Float32Array
+    ) -> npt.NDArray[np.bool_] | None:
+        if self.support is None:
+            return None
+        dense = self.input_map.narrow_many(queries, embeddings, embeddings[:, :0])
+        return tried(self.support.propensities(queries, dense))
 
     def _predict_chunk(
         self, queries: Sequence[str], embeddings: Float32Array
@@ -114,6 +132,7 @@ class Predictor:
             **self.success.to_arrays(),
             **self.cost.to_arrays(),
             **({} if self.coverage is None else self.coverage.to_arrays()),
+            **({} if self.support is None else self.support.to_arrays()),
         }
 
     @classmethod
@@ -162,4 +181,5 @@ class Predictor:
             references,
             min_similarity,
             Coverage.from_arrays(arrays),
+            support_from_arrays(arrays, sizes["d+k"], n_tiers),
         )

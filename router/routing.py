@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from router.artifact import Artifact, default_artifact_folder, load_artifact
 from router.certificate import Floor
-from router.contents import read_contents, tested_prices
+from router.contents import max_weight, read_contents, tested_prices
 from router.decision import Decision, Predictions, Reason
 from router.errors import InputError, RoutingError
 from router.escalation import Escalation, Verifier
@@ -349,7 +349,8 @@ class Router:
             )
         p, cost, unknown = self.predictor.predict_one(query)
         allowed = self._allowed(query, exclude, context_tokens, needs)
-        usable = [t for t in range(len(p)) if allowed is None or allowed[t]]
+        mask = self._predictions(p, cost, unknown, allowed, query).candidates
+        usable = [t for t in range(len(p)) if mask is None or mask[0, t]]
         if unknown and self.safe_tier in usable:
             usable = [self.safe_tier]
         p, cost = [p[t] for t in usable], [cost[t] for t in usable]
@@ -367,7 +368,8 @@ class Router:
     def action_dist(self, predictions: Predictions) -> FloatArray:
         """Probability of every tier (n, T) under the policy and the out-of-distribution rule.
 
-        Exploration included, where the router explores.
+        Only of tiers that the log has tried on such queries. Exploration included, where the router
+        explores.
         """
         if self._explorer is not None:
             return self._explored(predictions)[0]
@@ -375,7 +377,7 @@ class Router:
             predictions.p_success,
             predictions.cost_usd,
             predictions.out_of_distribution,
-            predictions.allowed,
+            predictions.candidates,
         )
 
     def _explored(
@@ -388,15 +390,16 @@ class Router:
             predictions.cost_usd,
             predictions.out_of_distribution,
         )
-        base = free = self.policy.action_dist(p, cost, unknown)
-        allowed = predictions.allowed
-        if allowed is not None:
-            base = self.policy.action_dist(p, cost, unknown, allowed)
+        tried, candidates = predictions.tried, predictions.candidates
+        base = free = self.policy.action_dist(p, cost, unknown, tried)
+        if predictions.allowed is not None:
+            base = self.policy.action_dist(p, cost, unknown, candidates)
         own = (base == free).all(axis=1)
-        dist = self._explorer.action_dist(p, cost, base, own & ~unknown, allowed)
+        dist = self._explorer.action_dist(p, cost, base, own & ~unknown, candidates)
         tested = own
-        if allowed is not None:
-            tested = (dist == self._explorer.action_dist(p, cost, free, ~unknown)).all(axis=1)
+        if predictions.allowed is not None:
+            settled = self._explorer.action_dist(p, cost, free, ~unknown, tried)
+            tested = (dist == settled).all(axis=1)
         return dist, base, own, tested
 
     def _explore(
@@ -435,12 +438,16 @@ class Router:
         """
         a = self._arrays
         cost = self.predictor.cost
+        tried = a.get("calibration.tried")
         tested = CalibrationRows(
             a["calibration.p_success"],
             _calibration_cost(a, cost.priced(*tested_prices(self.manifest))),
             a["calibration.success"],
             a["calibration.realised_cost_usd"],
             a["calibration.out_of_distribution"].astype(bool),
+            max_weight(self.manifest),
+            bool(self.manifest.get("feedback", {}).get("approximate", False)),
+            None if tried is None else tried.astype(bool),
         )
         return tested.repriced(_calibration_cost(a, cost))
 
@@ -501,17 +508,17 @@ class Router:
         request_id: str | None,
     ) -> Decision:
         if self._explorer is not None:
-            mask = None if allowed is None else np.array([allowed])
-            one = Predictions(np.array([p]), np.array([cost]), np.array([unknown]), mask)
+            one = self._predictions(p, cost, unknown, allowed, query)
             return self._explore(one, [query], [request_id])[0]
         reason = _REASONS[unknown]
         tier = self.policy.certain_tier(p, cost, unknown)
-        if tier is not None and (allowed is None or allowed[tier]):
+        anywhere = self.predictor.support is None
+        if tier is not None and anywhere and (allowed is None or allowed[tier]):
             return self._decision(tier, p, cost, 1.0, reason, request_id)
-        row = np.array([p]), np.array([cost]), np.array([unknown])
-        dist = self.policy.action_dist(*row)[0]
+        one = self._predictions(p, cost, unknown, allowed, query)
+        dist = self.action_dist(replace(one, allowed=None))[0]
         if allowed is not None:
-            free = self.policy.action_dist(*row, np.array([allowed]))[0]
+            free = self.action_dist(one)[0]
             # Any change of the distribution breaks what was certified, whatever the coin says.
             if (free != dist).any():
                 reason, dist = "fallback", free
@@ -519,6 +526,23 @@ class Router:
         coin = _coin(self.artifact_id, request_id, query)
         tier = min(int(np.searchsorted(dist.cumsum(), coin, side="right")), len(dist) - 1)
         return self._decision(tier, p, cost, float(dist[tier]), reason, request_id)
+
+    def _predictions(
+        self,
+        p: list[float],
+        cost: list[float],
+        unknown: bool,
+        allowed: list[bool] | None,
+        query: str,
+    ) -> Predictions:
+        """Of one query, as of many."""
+        return Predictions(
+            np.array([p]),
+            np.array([cost]),
+            np.array([unknown]),
+            None if allowed is None else np.array([allowed]),
+            self.predictor.tried([query]),
+        )
 
     def _decision(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -40,9 +40,13 @@ SUCCESS_VALUES_USD = 1e3 * 2.0 ** (-np.arange(0, 37 * 8) / 8)
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRows:
-    """Requests used for nothing but the certificate; all arrays (n, T) but the last, (n,).
+    """Requests used for nothing but the certificate; all (n, T) but out_of_distribution (n,).
 
     ``cost_usd`` is the expected cost that the policy sees, ``realised_cost_usd`` the logged one.
+    Where a log shows one tier's outcome per request, success and realised cost of every tier are
+    doubly robust pseudo-outcomes, with weights of at most ``max_weight``; where these are
+    ``approximate`` (of estimated propensities, or clipped), nothing is certified. ``tried`` marks
+    the tiers that were tried on such requests, None where all were.
     """
 
     p_success: FloatArray
@@ -50,6 +54,9 @@ class CalibrationRows:
     success: FloatArray
     realised_cost_usd: FloatArray
     out_of_distribution: BoolArray
+    max_weight: float = 1.0
+    approximate: bool = False
+    tried: BoolArray | None = None
 
     def __len__(self) -> int:
         return len(self.p_success)
@@ -58,31 +65,49 @@ class CalibrationRows:
         """The same rows at other expected costs; realised costs move in proportion."""
         old = np.where(self.cost_usd > 0, self.cost_usd, 1.0)
         factor = np.where(self.cost_usd > 0, cost_usd / old, 1.0)
-        return CalibrationRows(
-            self.p_success,
-            cost_usd,
-            self.success,
-            self.realised_cost_usd * factor,
-            self.out_of_distribution,
-        )
+        realised = self.realised_cost_usd * factor
+        return replace(self, cost_usd=cost_usd, realised_cost_usd=realised)
 
     def served(self, safe_tier: int) -> tuple[FloatArray, FloatArray]:
         """(p_success, cost_usd) between which a success value can choose, both (n, T).
 
-        Where a query is out of distribution, every choice comes to the safe tier.
+        Where a query is out of distribution, every choice comes to the safe tier; a tier that may
+        not be chosen counts as the cheapest one that may.
         """
         unknown = self.out_of_distribution[:, None]
+        p = np.where(unknown, self.p_success[:, [safe_tier]], self.p_success)
+        cost = np.where(unknown, self.cost_usd[:, [safe_tier]], self.cost_usd)
+        if self.tried is None:
+            return p, cost
+        cheapest = np.where(self.tried, cost, np.inf).argmin(axis=1)[:, None]
         return (
-            np.where(unknown, self.p_success[:, [safe_tier]], self.p_success),
-            np.where(unknown, self.cost_usd[:, [safe_tier]], self.cost_usd),
+            np.where(self.tried, p, np.take_along_axis(p, cheapest, axis=1)),
+            np.where(self.tried, cost, np.take_along_axis(cost, cheapest, axis=1)),
         )
 
     def played(self, policy: Policy) -> tuple[FloatArray, FloatArray]:
         """Expected (success, realised cost) of the policy on each row, both (n,)."""
-        dist = policy.action_dist(self.p_success, self.cost_usd, self.out_of_distribution)
+        dist = policy.action_dist(
+            self.p_success, self.cost_usd, self.out_of_distribution, self.tried
+        )
         success: FloatArray = np.einsum("ij,ij->i", dist, self.success)
         cost: FloatArray = np.einsum("ij,ij->i", dist, self.realised_cost_usd)
         return success, cost
+
+    def passes(
+        self, floor: Floor, success: FloatArray, delta: float, *, randomised: bool = False
+    ) -> bool:
+        """Whether rows on which a policy succeeds so (n,) certify its floor at level delta."""
+        tier = floor.relative_to
+        if tier is not None and self.tried is not None and not self.tried[:, tier].all():
+            return False  # the log does not say how often that tier succeeds
+        return floor.passes(
+            success,
+            self.success,
+            delta,
+            randomised=randomised,
+            max_weight=self.max_weight,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,30 +214,34 @@ def certify(
         for policy in chain:
             # The floor relative to a tier holds by identity for that tier, wherever it stands.
             # Out-of-distribution queries go to the safe tier: identity needs it to be this one.
-            identical = policy.kind == "tier" and floor.relative_to == policy.low == safe_tier
+            identical = (
+                policy.kind == "tier"
+                and floor.relative_to == policy.low == safe_tier
+                and rows.tried is None
+            )
             if going or identical:
                 success, cost = rows.played(policy)
                 going = going and (
-                    identical
-                    or floor.passes(success, rows.success, delta, randomised=policy.kind == "mix")
+                    identical or rows.passes(floor, success, delta, randomised=policy.kind == "mix")
                 )
             if going or identical:
                 passed.append(_Scored.of(policy, success, cost))
             else:
                 failed.append(policy)
         others.append(failed)
-    certified = bool(passed)
-    if certified:
+    met = bool(passed)
+    certified = met and not rows.approximate
+    if met:
         best = _best(passed)
     else:
         value = exchange_rate(tier_cost_usd, tier_success, float(tier_success[strongest]))
         always = Policy.single(strongest, value, safe_tier, strongest)
         best = _Scored.of(always, *rows.played(always))
     # More data is asked for only where the floor leaves nothing but the reference tier itself.
-    stuck = not certified or (best.policy.kind == "tier" and best.policy.low == floor.relative_to)
+    stuck = not met or (best.policy.kind == "tier" and best.policy.low == floor.relative_to)
     needed = None
     if stuck and len(rows):
-        dearest = _CLEARLY_CHEAPER * best.cost_usd if certified else math.inf
+        dearest = _CLEARLY_CHEAPER * best.cost_usd if met else math.inf
         needs = [
             _rows_needed(rows, floor, failed, delta, dearest)
             for failed, (_, delta) in zip(others, chains, strict=True)
@@ -233,7 +262,7 @@ def certify(
         success_rate=best.success_rate,
         cost_usd_per_request=best.cost_usd,
         rows_needed=needed,
-        sentence=_sentence(words, confidence, certified, stuck, len(rows), needed, names[served]),
+        sentence=_sentence(words, confidence, rows, met, stuck, needed, names[served]),
     )
 
 
@@ -277,7 +306,13 @@ def _rows_needed(
         success, cost = rows.played(policy)
         # Neighbours on the grid mostly do the same on these rows.
         if before is None or not np.array_equal(success, before):
-            needs = floor.rows_needed(success, rows.success, delta, randomised=policy.kind == "mix")
+            needs = floor.rows_needed(
+                success,
+                rows.success,
+                delta,
+                randomised=policy.kind == "mix",
+                max_weight=rows.max_weight,
+            )
             if needs is None:
                 return None
             needed, before = max(needed, needs), success
@@ -289,16 +324,22 @@ def _rows_needed(
 def _sentence(
     floor: str,
     confidence: float,
-    certified: bool,
+    rows: CalibrationRows,
+    met: bool,
     stuck: bool,
-    n_rows: int,
     needed: int | None,
     tier: str,
 ) -> str:
-    if certified and not stuck:
-        level = f"{100 * confidence:g}%"
+    n_rows, level = len(rows), f"{100 * confidence:g}%"
+    if met and not stuck and rows.approximate:
+        return (
+            f"{floor} holds at {level} confidence on {n_rows:,} calibration rows if their "
+            "propensities, which are estimated or were clipped, are right, and is therefore not "
+            "certified: record the propensity of every decision."
+        )
+    if met and not stuck:
         return f"{floor} is certified at {level} confidence on {n_rows:,} calibration rows."
-    if certified:
+    if met:
         what = f"{floor} holds only by always using {tier}; nothing cheaper is certified"
     else:
         what = f"{floor} could not be certified; always {tier} is served, without a promise"

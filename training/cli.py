@@ -11,7 +11,7 @@ import typer
 from router.cli import app, emit, run
 from router.errors import InputError
 from training.cli_import import import_app
-from training.cli_parts import JsonFlag, extra, print_json, progress
+from training.cli_parts import JsonFlag, extra, print_json, progress, warn
 from training.defaults import DEFAULT_CONFIDENCE, DRIFT_TOLERANCE, MAX_BAD_SHARE
 
 data_app = typer.Typer(help="Named public outcome sets.", no_args_is_help=True)
@@ -116,7 +116,7 @@ def train(
         )
     warnings = [*table.report.warnings(), *result.warnings]
     for warning in warnings:
-        typer.echo(f"cps-router: {warning}", err=True)
+        warn(warning)
     if as_json:
         summary = {**result.manifest, "artifact": str(out), "warnings": warnings}
         summary["mlflow_run_id"] = result.run.run_id if result.run else None
@@ -222,7 +222,7 @@ def evaluate(
                 router, table, confidence=confidence, seed=seed, on_progress=on_progress
             )
     for warning in table.report.warnings():
-        typer.echo(f"cps-router: {warning}", err=True)
+        warn(warning)
     text = text_of(result)
     if report is not None:
         _write_report(report, result, text)

@@ -50,6 +50,12 @@ def progress() -> Iterator[Any]:
     yield say
 
 
+def warn(sentence: str) -> None:
+    """Tell the person on stderr; nobody listening is no reason to stop."""
+    with suppress(OSError):
+        typer.echo(f"cps-router: {sentence}", err=True)
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
     emit(json.dumps(value, indent=1, allow_nan=False))

@@ -47,8 +47,17 @@ class FittedCost:
     warnings: list[str]
 
 
-def fit_cost(data: Inputs, design: Design, table: OutcomeTable, book: PriceBook) -> FittedCost:
+def fit_cost(
+    data: Inputs,
+    design: Design,
+    table: OutcomeTable,
+    book: PriceBook,
+    weight: FloatArray | None = None,
+) -> FittedCost:
     """Token heads and dollar heads of every tier, at today's prices.
+
+    ``weight`` (n,) are importance weights of requests that were chosen for their tier: predicted
+    and logged sums then agree for all traffic.
 
     Raises InputError where a tier has neither a price with logged tokens nor logged dollars.
     """
@@ -65,6 +74,7 @@ def fit_cost(data: Inputs, design: Design, table: OutcomeTable, book: PriceBook)
         design,
         np.hstack((table.input_tokens, table.output_tokens, table.cost_usd)),
         np.hstack((with_tokens, with_tokens, observed)),
+        weight,
     )
     input_tokens, output_tokens, usd = np.hsplit(held_out, 3)
     input_head, output_head, usd_head = head.split(3)
@@ -109,13 +119,18 @@ def _against_log(
 
 
 def fit_head(
-    data: Inputs, design: Design, values: FloatArray, observed: BoolArray
+    data: Inputs,
+    design: Design,
+    values: FloatArray,
+    observed: BoolArray,
+    weight: FloatArray | None = None,
 ) -> tuple[LogLinearHead, FloatArray]:
     """E[value] for values (n, K) of at least 0 by ridge on log value; cross-fitted ones (n, K).
 
     A column with fewer than two known values stays NaN; one whose values are all 0 is 0. Else
     values of 0 count as a tenth of the least positive one in the logarithm, and as 0 in the
-    smearing.
+    smearing. ``weight`` (n,) counts in the smearing alone: what a tier costs on a query is learned
+    from the queries that it had.
     """
     known = observed & np.isfinite(values)
     positive = known & (values > 0)
@@ -125,23 +140,24 @@ def fit_head(
     low = np.where(known, log_y, np.inf).min(axis=0, initial=np.inf)
     high = np.where(known, log_y, -np.inf).max(axis=0, initial=-np.inf)
     ridge = fit_ridge(design.matrix, data.fold, log_y, known & fitted, RIDGE_PENALTIES)
-    weight, bias = design.unfold(ridge.weight, ridge.bias)
+    u = np.ones(len(values)) if weight is None else weight
+    coefficients, bias = design.unfold(ridge.weight, ridge.bias)
     raw = np.exp(np.clip(ridge.held_out, low, high))
     smear = np.full(len(fitted), np.nan)
     held_out = np.full(values.shape, np.nan)
     for column in np.flatnonzero(fitted):
         seen = known[:, column]
-        y, expected = values[seen, column], raw[seen, column]
+        y, expected = u[seen] * values[seen, column], u[seen] * raw[seen, column]
         smear[column] = y.sum() / expected.sum()
         for f, inside in _other_folds(data.fold, seen).items():
             factor = y[inside].sum() / expected[inside].sum()
             held_out[data.fold == f, column] = factor * raw[data.fold == f, column]
     # A tier of one's own may be free.
     free = (known.sum(axis=0) >= 2) & ~fitted
-    for part in (weight, bias, low, high, smear, held_out):
+    for part in (coefficients, bias, low, high, smear, held_out):
         part[..., free] = 0.0
         part[..., ~fitted & ~free] = np.nan
-    return LogLinearHead(weight, bias, low, high, smear), held_out
+    return LogLinearHead(coefficients, bias, low, high, smear), held_out
 
 
 def _other_folds(fold: IntArray, known: BoolArray) -> dict[int, BoolArray]:

@@ -33,7 +33,7 @@ from training.difficulty import difficulty
 from training.inputs import Inputs, Scale
 from training.metrics import auc, dollar_ratio
 from training.neighbours import References, neighbours
-from training.ridge import fit_ridge
+from training.ridge import Ridge, fit_ridge
 from training.table import OutcomeTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -56,6 +56,7 @@ TASK_FAMILIES = ("task", "ridge-task")
 AUTO_FAMILIES = ("ridge", "logistic", "knn", "mlp", "blend")
 AUTO_FAMILIES_WITH_TASKS = (*AUTO_FAMILIES, "ridge-task", "task")
 RIDGE_PENALTIES = (3.0, 10.0, 30.0, 100.0)
+FLATTENINGS = (0.0, 0.5, 1.0)
 # Inverse regularisation strengths, chosen between by cross-fitted log-loss.
 LOGISTIC_STRENGTHS = (0.03, 0.1, 0.3, 1.0)
 # Of the success rates of tasks, by how many queries each of them has.
@@ -84,11 +85,13 @@ def fit_success(
     on_progress: Callable[[str], None] | None = None,
     *,
     other_success: FloatArray | None = None,
+    weight: FloatArray | None = None,
 ) -> dict[str, Fitted]:
     """Fit families on success (n, T) where ``observed``; calibrated on cross-fitted predictions.
 
     ``other_success`` (n, M), NaN where unknown, are outcomes of models that are no tier: they say
-    how difficult a query is.
+    how difficult a query is. ``weight`` (n,) are importance weights of requests that were chosen
+    for the tier that is observed: what is calibrated with them holds for all traffic.
 
     Members are calibrated by Platt's sigmoid on scores for rows they were not fitted on, then
     fitted once more on all rows; the mean of several members' logits is calibrated the same way.
@@ -108,15 +111,17 @@ def fit_success(
                 if on_progress:
                     on_progress(f"fitting success: {kind}")
                 if kind == "ridge":
-                    members[kind] = _fit_ridge(data, design, success, observed, other_success)
+                    members[kind] = _fit_ridge(
+                        data, design, success, observed, other_success, weight
+                    )
                 else:
-                    members[kind] = _fit_member(kind, data, refs, success, observed)
+                    members[kind] = _fit_member(kind, data, refs, success, observed, weight)
         parts = [members[kind] for kind in FAMILIES[family]]
         score = np.mean([held_out for _, held_out in parts], axis=0)
         n_tiers = success.shape[1]
         slope, intercept = np.ones(n_tiers), np.zeros(n_tiers)
         if len(parts) > 1:
-            slope, intercept = _platt(score, success, observed)
+            slope, intercept = _platt(score, success, observed, weight)
         p = sigmoid(slope * score + intercept)
         # Each member carries its share of the mean and of the mean's calibration.
         share = 1.0 / len(parts)
@@ -138,7 +143,12 @@ def _merged(members: Iterable[Member]) -> tuple[Member, ...]:
 
 
 def _fit_member(
-    kind: str, data: Inputs, refs: References, success: FloatArray, observed: BoolArray
+    kind: str,
+    data: Inputs,
+    refs: References,
+    success: FloatArray,
+    observed: BoolArray,
+    weight: FloatArray | None,
 ) -> tuple[Member, FloatArray]:
     """The calibrated member on all rows, and its calibrated held-out scores (n, T)."""
     if kind == "knn":
@@ -148,7 +158,7 @@ def _fit_member(
             fold_refs = refs.without_fold[int(fold)]
             part = neighbours(data.embedding[inside], fold_refs, success[inside], observed[inside])
             held_out[outside] = part.score(data.x[outside], data.embedding[outside] @ fold_refs.T)
-        slope, intercept = _platt(held_out, success, observed)
+        slope, intercept = _platt(held_out, success, observed, weight)
         member = neighbours(data.embedding, refs.all, success, observed)
         return member.scaled(slope, intercept), slope * held_out + intercept
     fit_one, options = _FITS[kind]
@@ -165,9 +175,9 @@ def _fit_member(
                 for t in range(success.shape[1])
             ]
             held_out[outside] = np.column_stack([decision(m, z[outside]) for m in models])
-        slope, intercept = _platt(held_out, success, observed)
+        slope, intercept = _platt(held_out, success, observed, weight)
         held_out = slope * held_out + intercept
-        loss = log_loss(sigmoid(held_out), success, observed)
+        loss = log_loss(sigmoid(held_out), success, observed, weight)
         if best is None or loss < best[0]:
             best = (loss, option, held_out)
             calibration = slope, intercept
@@ -196,50 +206,72 @@ def _fit_ridge(
     success: FloatArray,
     observed: BoolArray,
     other_success: FloatArray | None,
+    weight: FloatArray | None,
 ) -> tuple[Member, FloatArray]:
     """Each tier's own success and a difficulty that all models share, in equal parts.
 
     A tier's labels are few and noisy, the difficulty is the mean of many, but tiers differ in more
     than difficulty: both read the same inputs linearly, so that their calibrated mean is one linear
     member.
+
+    Importance weights take away what the choice of the requests did to the fit, and add noise:
+    they are raised to the power of ``FLATTENINGS`` with the least held-out loss, which is weighted
+    in full (M. Sugiyama, M. Krauledat and K.-R. Mueller, J. Mach. Learn. Res. 8, 2007).
     """
-    hard, known = difficulty(success, observed, other_success)
-    ridge = fit_ridge(
-        design.matrix,
-        data.fold,
-        np.column_stack((np.where(observed, success, 0.0), hard)),
-        np.column_stack((observed, known)),
-        RIDGE_PENALTIES,
-    )
+    hard, known = difficulty(success, observed, other_success, weight)
+    targets = np.column_stack((np.where(observed, success, 0.0), hard))
+    known_targets = np.column_stack((observed, known))
+    best: tuple[float, Member, FloatArray] | None = None
+    for power in (0.0,) if weight is None else FLATTENINGS:
+        flattened = None if weight is None else weight**power
+        ridge = fit_ridge(
+            design.matrix, data.fold, targets, known_targets, RIDGE_PENALTIES, flattened
+        )
+        member, score = _ridge_member(ridge, design, success, observed, weight)
+        loss = log_loss(sigmoid(score), success, observed, weight)
+        if best is None or loss < best[0]:
+            best = loss, member, score
+    assert best is not None
+    return best[1:]
+
+
+def _ridge_member(
+    ridge: Ridge,
+    design: Design,
+    success: FloatArray,
+    observed: BoolArray,
+    weight: FloatArray | None,
+) -> tuple[Member, FloatArray]:
     n_tiers = success.shape[1]
     held = np.nan_to_num(ridge.held_out)
-    weight, bias = design.unfold(np.nan_to_num(ridge.weight), np.nan_to_num(ridge.bias))
+    raw, bias = design.unfold(np.nan_to_num(ridge.weight), np.nan_to_num(ridge.bias))
     own, shared = held[:, :-1], np.repeat(held[:, -1:], n_tiers, axis=1)
-    own_slope, own_shift = _platt(own, success, observed)
-    shared_slope, shared_shift = _platt(shared, success, observed)
+    own_slope, own_shift = _platt(own, success, observed, weight)
+    shared_slope, shared_shift = _platt(shared, success, observed, weight)
     score = 0.5 * (own_slope * own + own_shift + shared_slope * shared + shared_shift)
-    slope, intercept = _platt(score, success, observed)
+    slope, intercept = _platt(score, success, observed, weight)
     for tier in range(n_tiers):
         known_success = success[observed[:, tier], tier]
         if len(np.unique(known_success)) < 2:
             slope[tier], intercept[tier] = 0.0, _constant_logit(known_success)
     member = RidgeScore(
-        0.5 * (weight[:, :-1] * own_slope + weight[:, -1:] * shared_slope),
+        0.5 * (raw[:, :-1] * own_slope + raw[:, -1:] * shared_slope),
         0.5 * (bias[:-1] * own_slope + own_shift + bias[-1] * shared_slope + shared_shift),
     )
     return member.scaled(slope, intercept), slope * score + intercept
 
 
 def _as_classes(
-    z: FloatArray, success: FloatArray, observed: BoolArray
+    z: FloatArray, success: FloatArray, observed: BoolArray, weight: FloatArray | None = None
 ) -> tuple[FloatArray, IntArray, FloatArray]:
     """Rows, 0/1 labels and weights: a fractional success counts as both, in proportion."""
     z, s = z[observed], success[observed]
+    u = np.ones(len(s)) if weight is None else weight[observed]
     whole = (s == 0.0) | (s == 1.0)
     part = ~whole
     rows = np.concatenate([z[whole], z[part], z[part]])
     labels = np.concatenate([s[whole], np.ones(part.sum()), np.zeros(part.sum())]).astype(np.intp)
-    weights = np.concatenate([np.ones(whole.sum()), s[part], 1.0 - s[part]])
+    weights = np.concatenate([u[whole], u[part] * s[part], u[part] * (1.0 - s[part])])
     return rows, labels, weights
 
 
@@ -314,14 +346,20 @@ def compile_mlp(models: list[Any], scale: Scale) -> MlpScore:
 
 
 def _platt(
-    score: FloatArray, success: FloatArray, observed: BoolArray
+    score: FloatArray,
+    success: FloatArray,
+    observed: BoolArray,
+    weight: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Slope and intercept (T,) of Platt's sigmoid on held-out scores (n, T)."""
     slopes, intercepts = [], []
     for tier in range(score.shape[1]):
         rows, labels, weights = _as_classes(
-            score[:, tier : tier + 1], success[:, tier], observed[:, tier]
+            score[:, tier : tier + 1], success[:, tier], observed[:, tier], weight
         )
+        if weight is not None and weights.sum() > 0:
+            # The penalty below counts rows.
+            weights = weights * (len(weights) / float(weights.sum()))
         if len(np.unique(labels)) < 2:
             slopes.append(1.0)
             intercepts.append(0.0)
@@ -349,11 +387,17 @@ _FITS: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
 }
 
 
-def log_loss(p: FloatArray, success: FloatArray, observed: BoolArray) -> float:
-    """Mean log-loss of P(success) (n, T) over the observed cells."""
+def log_loss(
+    p: FloatArray, success: FloatArray, observed: BoolArray, weight: FloatArray | None = None
+) -> float:
+    """Mean log-loss of P(success) (n, T) over the observed cells, with weights (n,) of the rows."""
     p = np.clip(p, 1e-9, 1 - 1e-9)[observed]
     s = success[observed]
-    return float(-(s * np.log(p) + (1 - s) * np.log(1 - p)).mean())
+    u = None
+    if weight is not None:
+        u = np.broadcast_to(weight.reshape(-1, *[1] * (observed.ndim - 1)), observed.shape)
+        u = u[observed]
+    return float(np.average(-(s * np.log(p) + (1 - s) * np.log(1 - p)), weights=u))
 
 
 def fit_metrics(

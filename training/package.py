@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 import router
 from router.artifact import read_manifest, save_artifact
-from router.decision import Predictions
 from router.embedding import (
     Embedder,
     StaticEmbedder,
@@ -54,6 +53,7 @@ class TrainingFacts:
     tier_success: npt.NDArray[np.float64]
     tier_means: TierMeans
     counts: Mapping[str, int]
+    feedback: Mapping[str, Any]
     split: Mapping[str, Any]
     read_report: Mapping[str, Any]
     family: str
@@ -119,6 +119,7 @@ def save_router(
             "certificate": choice.certificate.to_dict() if choice.certificate else None,
             "floor_menu": list(menu),
             "out_of_distribution": {"min_similarity": predictor.min_similarity},
+            "feedback": dict(facts.feedback),
             "training": {
                 "name": facts.name,
                 "synthetic": facts.synthetic,
@@ -172,6 +173,7 @@ def _calibration_arrays(
         "calibration.success": rows.success,
         "calibration.realised_cost_usd": rows.realised_cost_usd,
         "calibration.out_of_distribution": rows.out_of_distribution.astype(np.uint8),
+        **({} if rows.tried is None else {"calibration.tried": rows.tried.astype(np.uint8)}),
         **{f"calibration.{name}": values for name, values in tokens.items()},
     }
     # Rows come in hash order, so the first ones are a random sample.
@@ -212,22 +214,10 @@ def calibration_tokens(
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
-def calibration_rows(
-    predictions: Predictions, success: npt.NDArray[np.float64], cost: npt.NDArray[np.float64]
-) -> CalibrationRows:
-    """Predictions and outcomes side by side."""
-    return CalibrationRows(
-        predictions.p_success,
-        predictions.cost_usd,
-        success,
-        cost,
-        predictions.out_of_distribution,
-    )
-
-
 def model_card(manifest: Mapping[str, Any]) -> str:
     """A model card in Markdown, every word of fact from the manifest."""
     training, certificate = manifest["training"], manifest["certificate"]
+    feedback = manifest["feedback"]["kind"]
     lines = [
         f"# Router {manifest['artifact_id']}",
         "",
@@ -239,6 +229,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         f"- **Estimator**: {manifest['estimator']['family']}, on {manifest['embedder']['id']}",
         f"- **Trained on**: {training['name']}"
         + (" (synthetic)" if training["synthetic"] else "")
+        + (" (one tier's outcome per request)" if feedback == "logged" else "")
         + f", {training['n_fitting']:,} fitting and {training['n_calibration']:,} calibration "
         f"requests, fingerprint {training['fingerprint'][:16]}",
         "- **Holds**: estimators, calibration outcomes, hashes of training queries; no query text",

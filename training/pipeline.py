@@ -23,7 +23,7 @@ from training.costs import fit_cost
 from training.coverage import coverage_of
 from training.defaults import DEFAULT_CONFIDENCE
 from training.design import Design
-from training.escalation import fit_escalation
+from training.feedback import read_feedback
 from training.fit import (
     AUTO_FAMILIES,
     AUTO_FAMILIES_WITH_TASKS,
@@ -36,7 +36,6 @@ from training.prepare import prepare
 from training.prior import Prior
 from training.search import (
     Objective,
-    Rows,
     choose_policy,
     floor_menu,
     pick_family,
@@ -104,7 +103,8 @@ def train(
     """Train a router on the training rows of ``table`` and save its artifact in ``out``.
 
     Args:
-        table: Outcomes; its ``split`` column is respected where there is one.
+        table: Outcomes; its ``split`` column is respected where there is one. Where most requests
+            show one tier's outcome only, it is read as a log (``training/feedback.py``).
         out: Folder of the artifact; an older artifact there is replaced atomically.
         objective: What to optimise; by default a floor 5 points below the strongest tier.
         confidence: Of the floor's certificate.
@@ -124,7 +124,7 @@ def train(
         on_progress: Told each stage as it begins.
 
     Raises:
-        InputError: too few requests with every tier's outcome, a missing cost, an unknown name.
+        InputError: too few requests that can be used, a missing cost, an unknown name.
     """
     say = on_progress or (lambda message: None)
     objective = objective or Objective()
@@ -155,14 +155,10 @@ def train(
 
     # Fit costs, then success: the family whose predictions decide best.
     say(f"fitting costs on {fitting.n_requests:,} requests")
-    costs = fit_cost(data, design, fitting, price_book or PriceBook())
-    complete = fitting.complete
-    tier_success = fitting.success[complete].mean(axis=0)
-    tier_cost = costs.means.dollars(costs.estimator)
-    strongest = int(np.lexsort((tier_cost, -tier_success))[0])  # of equals the cheapest
-    floor = objective.floor(table.tiers, strongest)
+    feedback = read_feedback(rows, seed)
+    costs = fit_cost(data, design, fitting, price_book or PriceBook(), feedback.weight)
     automatic = AUTO_FAMILIES_WITH_TASKS if data.n_tasks else AUTO_FAMILIES
-    families = automatic if estimator == AUTO else (estimator,)
+    families = feedback.families(automatic) if estimator == AUTO else (estimator,)
     fitted = fit_success(
         data,
         design,
@@ -172,20 +168,19 @@ def train(
         families,
         say,
         other_success=fitting.other_success,
+        weight=feedback.weight,
     )
     candidates = {
-        family: Rows(
-            fitted[family].cross_fitted[complete],
-            costs.cross_fitted[complete],
-            fitting.success[complete],
-            fitting.cost_usd[complete],
-        )
+        family: feedback.compared(fitted[family].cross_fitted, costs.cross_fitted)
         for family in families
     }
+    # Pseudo-outcomes of a log may stray beyond 0 and 1.
+    tier_success = candidates[families[0]].success.mean(axis=0).clip(0.0, 1.0)
+    tier_cost = costs.means.dollars(costs.estimator)
+    strongest = int(np.lexsort((tier_cost, -tier_success))[0])  # of equals the cheapest
+    floor = objective.floor(table.tiers, strongest)
     family, values = pick_family(objective, floor, candidates, seed)
-    escalation = fit_escalation(
-        candidates[family].p_success, fitting.success[complete], data.fold[complete]
-    )
+    escalation = feedback.escalation(fitted[family].cross_fitted, data.fold)
     similarity = refs.similarity(data) if similarity_limit else None
     predictor = Predictor(
         embed,
@@ -201,13 +196,14 @@ def train(
             similarity,
             MIN_WORDS_ANYWHERE if similarity is None else 1,
         ),
+        feedback.support,
     )
 
     # Choose the policy on rows that nothing above has seen.
-    held = rows.held
-    say(f"certifying on {held.n_requests:,} calibration requests")
-    predictions = predictor.predict_embedded(held.query.tolist(), rows.held_vectors)
-    calibration = package.calibration_rows(predictions, held.success, held.cost_usd)
+    held = rows.held.query.tolist()
+    say(f"certifying on {len(held):,} calibration requests")
+    predictions = predictor.predict_embedded(held, rows.held_vectors)
+    calibration, kept = feedback.calibration(predictions)
     options: dict[str, Any] = {
         "tiers": table.tiers,
         "tier_success": tier_success,
@@ -218,6 +214,7 @@ def train(
     }
     choice = choose_policy(objective, calibration, **options)
     menu = floor_menu(objective, calibration, **options)
+    feedback_facts, heard = feedback.facts(choice.policy)
 
     # Package.
     say("writing the artifact")
@@ -230,7 +227,7 @@ def train(
         menu=menu,
         calibration=calibration,
         calibration_tokens=package.calibration_tokens(
-            predictor, held.query.tolist(), rows.held_vectors
+            predictor, [held[row] for row in kept], rows.held_vectors[kept]
         ),
         facts=package.TrainingFacts(
             name=name,
@@ -241,7 +238,8 @@ def train(
             else np.concatenate((rows.hashes, prior.query_hashes)),
             tier_success=tier_success,
             tier_means=costs.means,
-            counts=rows.counts,
+            counts={**rows.counts, "n_calibration": len(calibration)},
+            feedback=feedback_facts,
             split={"source": rows.split.source},
             read_report=table.report.to_dict(),
             family=family,
@@ -262,8 +260,8 @@ def train(
     if track:
         say("logging the run to MLflow")
         run = experiment.log_artifact(manifest, Path(out))
-    warnings = [*cold, *costs.warnings, *rows.warnings(table.tiers), *choice.warnings]
-    return TrainResult(manifest, Path(out), warnings, run)
+    said = (*cold, *costs.warnings, *rows.warnings(table.tiers), *heard, *choice.warnings)
+    return TrainResult(manifest, Path(out), list(said), run)
 
 
 def check_options(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from router.tiers import TierSet, estimated_tokens
 from training.design import Design
 from training.features import embed_queries
 from training.inputs import Inputs
+from training.logging_policy import as_logged, is_logged
 from training.neighbours import References
 from training.split import SplitMasks, fitting_calibration, fold_ids, query_hashes, split_table
 from training.table import OutcomeTable
@@ -46,9 +46,10 @@ class Prepared:
     """Training rows, divided and embedded.
 
     ``train`` are all of them in an order that knows nothing of outcomes, with the ``hashes`` of
-    their texts. ``fitting`` (embedded in ``data``) are fitted on. ``held`` only certify: one row
-    per text, on which every tier is known, with its ``held_vectors``. ``input_map`` and ``refs``
-    are of the fitting rows.
+    their texts. ``fitting`` (embedded in ``data``) are fitted on. ``held`` only certify, with
+    ``held_hashes`` and ``held_vectors``: one row per text on which every tier is known; of a
+    ``logged`` table all rows. ``input_map`` and ``refs`` are of the fitting rows. ``n_ambiguous``
+    requests were left out of a logged table, since it does not say what was chosen.
     """
 
     split: SplitMasks
@@ -59,7 +60,10 @@ class Prepared:
     input_map: InputMap
     refs: References
     held: OutcomeTable
+    held_hashes: npt.NDArray[np.uint64]
     held_vectors: Float32Array
+    logged: bool
+    n_ambiguous: int
 
     @property
     def counts(self) -> dict[str, int]:
@@ -115,17 +119,21 @@ def prepare(
     Raises InputError where a training row lacks its cost, or there are too few requests.
     """
     split = split_table(table)
-    train = table.take(split.train)
+    train, n_ambiguous = table.take(split.train), 0
+    logged = is_logged(train)
+    if logged:
+        train, n_ambiguous = as_logged(train)
     train.require_costs()
     hashes = query_hashes(train.query)
     order = np.lexsort((query_hashes(train.request_id), hashes))
     train, hashes = train.take(order), hashes[order]
     calibrates = fitting_calibration(hashes)
-    _check_enough(train, hashes, calibrates)
+    certifies = np.ones(train.n_requests, bool) if logged else train.complete
+    _check_enough(train, hashes, calibrates, certifies, logged)
 
     say(f"embedding {train.n_requests:,} queries")
     vectors = embed_queries(embedder, list(train.query))
-    fits, kept = ~calibrates, np.flatnonzero(calibrates & train.complete)
+    fits, kept = ~calibrates, np.flatnonzero(calibrates & certifies)
     # Requests stand in the order of their texts' hashes: the first ones are a random sample.
     fits[np.flatnonzero(fits)[MAX_FITTING_REQUESTS:]] = False
     folds = fold_ids(hashes[fits], min(N_FOLDS, len(np.unique(hashes[fits]))), seed)
@@ -133,7 +141,10 @@ def prepare(
     data, input_map, refs = inputs_of(
         list(fitting.query), vectors[fits], folds, seed, gram_weight, fitting.task
     )
-    held, first = one_per_text(train.take(kept), hashes[kept])
+    held = train.take(kept)
+    if not logged:
+        held, first = one_per_text(held, hashes[kept])
+        kept = kept[first]
     return Prepared(
         split=split,
         train=train,
@@ -143,7 +154,10 @@ def prepare(
         input_map=input_map,
         refs=refs,
         held=held,
-        held_vectors=vectors[kept[first]],
+        held_hashes=hashes[kept],
+        held_vectors=vectors[kept],
+        logged=logged,
+        n_ambiguous=n_ambiguous,
     )
 
 
@@ -194,22 +208,32 @@ def one_per_text(
     return merged, first
 
 
-def _check_enough(train: OutcomeTable, hashes: Any, calibrates: Any) -> None:
+def _check_enough(
+    train: OutcomeTable,
+    hashes: npt.NDArray[np.uint64],
+    calibrates: npt.NDArray[np.bool_],
+    certifies: npt.NDArray[np.bool_],
+    logged: bool,
+) -> None:
     if train.n_requests == 0:
         raise InputError(
             "expected training requests, got none: every request is in the test split, or shares "
             "its text with one; mark rows as train in the split column or log other queries."
         )
-    complete = train.complete
-    if complete.sum() < MIN_COMPLETE_REQUESTS:
+    if logged and train.n_requests < MIN_COMPLETE_REQUESTS:
+        raise InputError(
+            f"expected at least {MIN_COMPLETE_REQUESTS} training requests with a tier's outcome, "
+            f"got {train.n_requests}: log more of them."
+        )
+    if certifies.sum() < MIN_COMPLETE_REQUESTS:
         raise InputError(
             f"expected at least {MIN_COMPLETE_REQUESTS} training requests with the outcome of "
-            f"every tier ({', '.join(train.tiers.names)}), got {int(complete.sum())} of "
+            f"every tier ({', '.join(train.tiers.names)}), got {int(certifies.sum())} of "
             f"{train.n_requests}: without them no policy can be compared or certified; "
             "run the same queries on every tier."
         )
     fits, texts = ~calibrates, len(np.unique(hashes))
-    divided = (complete & fits).any() and (complete & calibrates).any()
+    divided = (certifies & fits).any() and (certifies & calibrates).any()
     if not divided or len(np.unique(hashes[fits])) < 2:  # a text is on one side only
         raise InputError(
             f"expected different queries to fit on and to certify on, got {texts} different texts "

@@ -30,6 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from router.errors import InputError
+from router.support import MIN_PROPENSITY
 from training.importance import (
     Logged,
     importance_weights,
@@ -42,9 +43,6 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-# A tier that a query like it gets less often was not tried there: it takes more than a hundred
-# such queries to see it once, and a weight above a hundred to speak for it.
-MIN_PROPENSITY = 0.01
 # The strengths (inverse penalties) tried, weakest first. The strong ones are for deterministic
 # rules, whose logits have no end.
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)

@@ -40,11 +40,13 @@ def fit_ridge(
     targets: FloatArray,
     known: BoolArray,
     penalties: Sequence[float],
+    weight: FloatArray | None = None,
 ) -> Ridge:
-    """Min over w of sum (y - mean(y) - x w)^2 + penalty |w|^2, on the ``known`` (n, K) cells.
+    """Min over w of sum u (y - mean(y) - x w)^2 + penalty |w|^2, on the ``known`` (n, K) cells.
 
     The penalty of each target is the one of least held-out squared error. ``design`` is (n, P),
-    ``fold`` (n,); held-out values are given for every row, known or not.
+    ``fold`` (n,); held-out values are given for every row, known or not. ``weight`` (n,) are the
+    u, by default 1; means and errors are weighted too.
     """
     n_rows, n_targets = targets.shape
     if design.shape[0] != n_rows or not len(penalties):
@@ -55,6 +57,7 @@ def fit_ridge(
         np.full(n_targets, np.nan),
         np.full((n_rows, n_targets), np.nan),
     )
+    u = np.ones(n_rows) if weight is None else weight
     # Targets known on the same rows are solved together.
     patterns: dict[bytes, list[int]] = {}
     for column in range(n_targets):
@@ -62,7 +65,8 @@ def fit_ridge(
             patterns.setdefault(np.packbits(known[:, column]).tobytes(), []).append(column)
     for columns in patterns.values():
         rows = np.flatnonzero(known[:, columns[0]])
-        _fit_together(result, design, fold, rows, targets[rows][:, columns], columns, penalties)
+        y = targets[rows][:, columns]
+        _fit_together(result, design, fold, rows, y, u[rows], columns, penalties)
     return result
 
 
@@ -72,10 +76,11 @@ def _fit_together(
     fold: IntArray,
     rows: npt.NDArray[np.intp],
     y: FloatArray,
+    u: FloatArray,
     columns: list[int],
     penalties: Sequence[float],
 ) -> None:
-    gram = _Gram(design[rows], fold[rows])
+    gram = _Gram(design[rows], fold[rows], u)
     held_out = np.empty((len(penalties), len(design), len(columns)))
     for f in np.unique(fold):
         inside = fold[rows] != f
@@ -85,7 +90,7 @@ def _fit_together(
         for i, penalty in enumerate(penalties):
             weight, mean = gram.solve(inside, y, penalty)
             held_out[i, fold == f] = mean + asked @ weight
-    error = ((held_out[:, rows] - y) ** 2).sum(axis=1)
+    error = (u[:, None] * (held_out[:, rows] - y) ** 2).sum(axis=1)
     best = error.argmin(axis=0)
     everything = np.ones(len(rows), dtype=bool)
     for i in np.unique(best):
@@ -100,8 +105,10 @@ def _fit_together(
 class _Gram:
     """Solves for any union of folds out of one Gram matrix."""
 
-    def __init__(self, x: FloatArray, fold: IntArray) -> None:
-        self._x, self._fold = x, fold
+    def __init__(self, x: FloatArray, fold: IntArray, u: FloatArray) -> None:
+        self._u, self._fold = u, fold
+        x = x * np.sqrt(u)[:, None]
+        self._x = x
         self._dual = x.shape[0] <= x.shape[1]
         if self._dual:
             self._gram = x @ x.T
@@ -114,8 +121,9 @@ class _Gram:
         self, inside: BoolArray, y: FloatArray, penalty: float
     ) -> tuple[FloatArray, FloatArray]:
         """Weight (P, K) and mean (K,) of the rows ``inside``, whole folds of them."""
-        x, y = self._x[inside], y[inside]
-        mean = y.mean(axis=0)
+        x, y, u = self._x[inside], y[inside], self._u[inside]
+        mean = np.average(y, axis=0, weights=u)
+        y = np.sqrt(u)[:, None] * (y - mean)
         if self._dual:
             gram = self._gram[np.ix_(inside, inside)]
         else:
@@ -125,5 +133,5 @@ class _Gram:
         gram.flat[:: len(gram) + 1] += penalty
         factor = cho_factor(gram, overwrite_a=True, check_finite=False)
         if self._dual:
-            return x.T @ cho_solve(factor, y - mean, check_finite=False), mean
-        return cho_solve(factor, x.T @ (y - mean), check_finite=False), mean
+            return x.T @ cho_solve(factor, y, check_finite=False), mean
+        return cho_solve(factor, x.T @ y, check_finite=False), mean

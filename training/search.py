@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,6 +28,7 @@ from training.results import finite
 __all__ = ["Objective"]
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 Kind = Literal["floor", "value", "budget", "min-cps"]
 
 STRONGEST = "strongest"
@@ -104,18 +105,33 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Predictions and outcomes of the same requests, all (n, T)."""
+    """Predictions and outcomes of the same requests, all (n, T).
+
+    Of logged feedback the outcomes are doubly robust pseudo-outcomes, and ``tried`` marks the
+    tiers that were; None where all were.
+    """
 
     p_success: FloatArray
     cost_usd: FloatArray
     success: FloatArray
     realised_cost_usd: FloatArray
+    tried: BoolArray | None = None
 
     def played(self, success_value_usd: float) -> tuple[FloatArray, FloatArray]:
         """(success, cost) of every request (n,) when routed at this success value."""
-        tier = choose(self.p_success, self.cost_usd, success_value_usd)
+        tier = choose(self.p_success, self.cost_usd, success_value_usd, self.tried)
         rows = np.arange(len(tier))
         return self.success[rows, tier], self.realised_cost_usd[rows, tier]
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Rows:
+        """Some of the requests."""
+        return Rows(
+            self.p_success[rows],
+            self.cost_usd[rows],
+            self.success[rows],
+            self.realised_cost_usd[rows],
+            None if self.tried is None else self.tried[rows],
+        )
 
 
 def decision_values(
@@ -124,7 +140,7 @@ def decision_values(
     """What the predictions are worth for the objective, (B,) for B weightings (B, n) of the rows.
 
     Lower is better. For a floor: the least cost at which the swept policy reaches it over that of
-    the random mix, averaged over floors from three points below to three above. Where the sweep
+    the random mix, both summed over floors from three points below to three above. Where the sweep
     does not reach a floor, the strongest tier's cost counts.
     """
     if floor is not None:
@@ -139,18 +155,17 @@ def decision_values(
         if floor.relative_to is not None:
             base = tier_success[:, floor.relative_to] + floor.margin
         dearest = tier_cost[np.arange(len(weights)), tier_success.argmax(axis=1)]
-        ratios = []
+        ours, mixed = np.zeros(len(weights)), np.zeros(len(weights))
         for shift in _FLOOR_SHIFTS:
             wanted = base + shift
             # What reaches the floor but for rounding reaches it.
             reaches = success >= wanted[:, None] - 1e-9
-            ours = np.minimum(np.where(reaches, cost, np.inf).min(axis=1), dearest)
-            mixed = [
+            ours += np.minimum(np.where(reaches, cost, np.inf).min(axis=1), dearest)
+            mixed += [
                 cheapest_mix(*means).cost_usd
                 for means in zip(tier_cost, tier_success, wanted, strict=True)
             ]
-            ratios.append(ours / np.maximum(mixed, _TINY_USD))
-        return np.asarray(np.mean(ratios, axis=0))
+        return ours / np.maximum(mixed, _TINY_USD)
     if objective.kind == "value":
         s, c = rows.played(objective.amount_usd)
         return weights @ (c - objective.amount_usd * s)
@@ -181,7 +196,7 @@ def pick_family(
         name: decision_values(
             objective,
             floor,
-            Rows(*(getattr(rows, field.name)[used] for field in fields(Rows))),
+            rows.take(used),
             weights,
         )
         for name, rows in candidates.items()
@@ -300,7 +315,7 @@ def floor_menu(
             tier
             for tier in range(len(tiers))
             if tier == floor.relative_to
-            or floor.passes(calibration.success[:, tier], calibration.success, 1.0 - confidence)
+            or calibration.passes(floor, calibration.success[:, tier], 1.0 - confidence)
         ] or [strongest]
         single = min(meeting, key=lambda t: float(tier_cost[t]))
         mix = cheapest_mix(tier_cost, tier_rate, certificate.success_rate)

@@ -133,7 +133,7 @@ def test_objectives(
     said = [line for line in done.err.splitlines() if line.startswith("cps-router: ")]
     assert said == [f"cps-router: {warning}" for warning in summary["warnings"]]
     if "min-cps" in options:
-        assert "ends at a success rate of 0." in said[0]
+        assert any("ends at a success rate of 0." in line for line in said)
 
 
 def test_other_options(cps: Run, log: Path) -> None:

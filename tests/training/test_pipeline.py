@@ -27,7 +27,7 @@ from training.inputs import Inputs
 from training.pipeline import TrainResult, train
 from training.search import Objective, Rows
 from training.split import fitting_calibration, query_hashes, split_table
-from training.synthetic import log, make_world, sample, to_outcomes, uniform_policy
+from training.synthetic import make_world, sample, to_outcomes
 from training.table import OutcomeTable, read_outcomes
 
 FloatArray = npt.NDArray[np.float64]
@@ -494,10 +494,13 @@ def test_auto_takes_a_family_by_its_decision_value(table: OutcomeTable, tmp_path
 # Feedback that is not full
 
 
-def test_a_log_of_one_tier_per_request_is_told_what_it_lacks(tmp_path: Path) -> None:
+def test_requests_of_some_tiers_are_told_what_they_lack(tmp_path: Path) -> None:
     outcomes = sample(make_world(), 400, 0)
+    success = outcomes.table.success.copy()
+    success[np.arange(400), np.arange(400) % 3] = np.nan
+    two_of_three = changed(outcomes.table, success=success, observed=np.isfinite(success))
     with pytest.raises(InputError) as caught:
-        run(log(outcomes, uniform_policy(outcomes), 0), tmp_path / "artifact")
+        run(two_of_three, tmp_path / "artifact")
     message = str(caught.value)
     assert "the outcome of every tier (nano, mid, frontier), got 0 of" in message
     assert "run the same queries on every tier" in message
