@@ -192,7 +192,7 @@ def made_by(dist: FloatArray, logged: Logged) -> bool:
 
     >>> one = np.ones(2)
     >>> log = Logged(np.array([0, 1]), np.array([0.5, 1.0]), one, one)
-    >>> made_by(np.array([[0.5, 0.5], [0.0, 1.0]]), log), made_by(np.eye(2), log)
+    >>> made_by(np.array([[0.5, 0.5], [0.0, 1.0]]), log), made_by(np.eye(2)[[1, 1]], log)
     (True, False)
     """
     chosen = logged.at_logged(dist)
