@@ -32,8 +32,8 @@ _BETS = 0.75 * 2.0 ** -np.arange(11.0)
 # Rows beyond these go in blocks: of 2 up to twice as many, of 4 up to four times, and so on. Which
 # block a row is in depends on its place alone, so that a later look goes on with the same wealth.
 _SINGLE_ROWS = 16_384
-# Halvings of an interval: a millionth of its width.
-_STEPS = 20
+# Halvings of an interval: to a 65,536th of its width.
+_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)

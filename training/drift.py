@@ -244,9 +244,9 @@ def judge_drift(
     if ranking:
         return "retrain", f"The predictions no longer rank: {said}.{notes}", None
     if level:
-        why = "The level of the predictions is off, and their order is not known to be"
+        why = "The level of the predictions is off, and no loss of their order was found"
         if all(stream.kind == "cost" for stream in level):
-            why = "Prices or lengths have changed, and success is not known to have"
+            why = "Prices or lengths have changed, and success was not found to"
         return "recalibrate", f"{why}: {said}.{notes}", None
     waiting = [s for s in _decisive(streams) if not _known(s)]
     margin = FINE_TOLERANCES * tolerance

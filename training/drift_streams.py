@@ -44,8 +44,6 @@ COST_TOLERANCE_FACTOR = 5.0
 # Predictions of which less than half of what they tell apart is true rank no longer.
 RANKING_TOLERANCE = 0.5
 
-# New costs count up to this many times the largest in calibration.
-_RANGE_FACTOR = 2.0
 # Distances from the mean prediction count up to this many standard deviations.
 _DISTANCES = 2.0
 # For how many rows the means of calibration count beside those of the recent rows.
@@ -205,15 +203,17 @@ def _stream(
         tolerance,
         status,
         int(places[min(found) - 1]) if found else None,
-        _rows_needed(difference or 0.0, 3.0 * tolerance, variance, reach, side),
+        _rows_needed(difference or 0.0, len(rows), 3.0 * tolerance, variance, reach, side),
     )
 
 
 def _rows_needed(
-    difference: float, margin: float, variance: float, reach: float, side: float
+    difference: float, n: int, margin: float, variance: float, reach: float, side: float
 ) -> int:
     """About how many rows bring a bound of a mean of this variance within the margin."""
-    room = max(margin - abs(difference), margin / 3.0)
+    # A difference that chance explains is none.
+    certain = max(abs(difference) - 2.0 * math.sqrt(variance / n), 0.0)
+    room = max(margin - certain, margin / 3.0)
     evidence = math.log(1.0 / side) + _LOG_BETS
     return math.ceil(evidence * (2.0 * variance / room**2 + reach / room))
 
@@ -243,11 +243,12 @@ def _success(tier: int, name: str, recent: Rows, tolerance: float, level: float)
 def _cost(
     tier: int, name: str, training: Rows, recent: Rows, tolerance: float, level: float
 ) -> Stream:
+    """Costs count up to the largest in calibration, so that one enormous bill voids no bound."""
     cost_tolerance = min(COST_TOLERANCE_FACTOR * tolerance, 0.95)
     expected = training.cost_usd[:, tier]
-    most = float(_RANGE_FACTOR * np.nanmax(expected, initial=0.0))
+    most = float(np.nanmax(expected, initial=0.0))
     known = training.realised_cost_usd[:, tier]
-    limit = max(most, float(_RANGE_FACTOR * np.nanmax(known, initial=0.0)))
+    limit = max(most, float(np.nanmax(known, initial=0.0)))
     predicted = recent.cost_usd[:, tier]
     # A rule on queries alone: those predicted to cost more than any in calibration stay out.
     fits = np.isfinite(recent.realised_cost_usd[:, tier]) & (predicted <= most) & (most > 0.0)

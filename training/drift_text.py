@@ -30,13 +30,17 @@ def drift_text(report: DriftReport) -> str:
         if stream.n:
             since = "" if at is None else f", seen by {at.isoformat(timespec='seconds')}"
             table.add_row(*_cells(stream), stream.status + since)
+    again = (
+        f"to look again as the log grows keep --since {report.since.isoformat()}: the confidence "
+        "holds over all such looks"
+    )
     return "\n".join(
         [
             head,
             "",
             render(table),
             "",
-            f"looking again as the log grows costs nothing with --since {report.since.isoformat()}",
+            again,
             "",
             f"verdict: {report.verdict.upper()}. {report.reason}",
         ]
