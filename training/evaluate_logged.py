@@ -171,7 +171,12 @@ def evaluate_logged(
             )
     known_rows = router.calibration
     chosen = router.action_dist(
-        Predictions(known_rows.p_success, known_rows.cost_usd, known_rows.out_of_distribution)
+        Predictions(
+            known_rows.p_success,
+            known_rows.cost_usd,
+            known_rows.out_of_distribution,
+            tried=known_rows.tried,
+        )
     )
     verdict = judge_logged(
         names,

@@ -108,12 +108,13 @@ class LoggedVerdict:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CostRanges:
-    """The most that a request is taken to cost, from calibration rows: (T,), 0 where unknown.
+    """The most that a request is taken to cost, from calibration rows: (T,), 0 where not ``known``.
 
     ``used`` (T,) are the tiers that the router chose there.
     """
 
     cost_usd: FloatArray
+    known: BoolArray
     used: BoolArray
 
     @classmethod
@@ -124,9 +125,14 @@ class CostRanges:
         >>> ranges.cost_usd.tolist(), ranges.of().tolist(), ranges.of(1).tolist()
         ([6.0, 16.0], [6.0, 6.0], [6.0, 16.0])
         """
-        known = np.where(np.isfinite(calibration_cost_usd), calibration_cost_usd, 0.0)
-        largest: FloatArray = _RANGE_FACTOR * known.max(axis=0, initial=0.0)
-        return cls(largest, np.logical_or.reduce(calibration_dist > 0, axis=0))
+        known = np.isfinite(calibration_cost_usd)
+        costs = np.where(known, calibration_cost_usd, 0.0)
+        largest: FloatArray = _RANGE_FACTOR * costs.max(axis=0, initial=0.0)
+        return cls(
+            largest,
+            np.logical_or.reduce(known, axis=0),
+            np.logical_or.reduce(calibration_dist > 0, axis=0),
+        )
 
     def of(self, rival: int | None = None) -> FloatArray:
         """Bounds (T,) for the router against a tier; of others it is not meant to have outcomes.
@@ -223,7 +229,7 @@ def judge_logged(
     # The logging policy is a rival too, unless it is the router.
     n_rivals = len(names) + (not by_itself)
     pilot = _pilot(logged, seed)
-    testable = math.isfinite(success_value_usd) and bool((ranges.cost_usd > 0).all())
+    testable = math.isfinite(success_value_usd) and bool(ranges.known.all())
     value = success_value_usd if math.isfinite(success_value_usd) else 0.0
     max_weight = _largest_weight(logged, supported, pilot)
     # A log of a single text has nothing left to test on; it is refused anyway.

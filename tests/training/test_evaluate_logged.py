@@ -445,8 +445,10 @@ def test_a_router_without_calibration_rows_still_has_estimates() -> None:
     world = LoggedWorld(400)
     router = world.router()
     rows = router.calibration
-    none = type(rows)(*(getattr(rows, name)[:0] for name in rows.__dataclass_fields__))
-    cast("Any", router).calibration = none
+    names = ("p_success", "cost_usd", "success", "realised_cost_usd", "out_of_distribution")
+    cast("Any", router).calibration = replace(
+        rows, **{name: getattr(rows, name)[:0] for name in names}
+    )
     report = evaluate_logged(router, world.log(world.uniform))
     assert report.policies["router"].evaluation.values
     assert report.verdict.label == "not proven"
@@ -536,6 +538,16 @@ def test_a_cost_beyond_the_range_voids_the_bound() -> None:
     assert report.verdict.label != "pays"
     assert any(math.isinf(bound.upper_usd) for bound in report.verdict.bounds)
     to_json(report)
+
+
+def test_a_free_tier_is_no_obstacle_to_a_verdict() -> None:
+    world = LoggedWorld(4000, "clear", success_value_usd=0.5)
+    free = np.array([0.0, 1.0, 1.0])
+    router = world.router()
+    rows = router.calibration
+    cast("Any", router).calibration = replace(rows, realised_cost_usd=rows.realised_cost_usd * free)
+    table = world.log(world.uniform, cost_usd=world.world.cost[:4000] * free)
+    assert evaluate_logged(router, table).verdict.label == "pays"
 
 
 def test_a_rival_with_a_small_sample_is_compared_all_the_same() -> None:
