@@ -54,7 +54,8 @@ def pooled(tables: Sequence[OutcomeTable]) -> OutcomeTable:
         for table, start, n in zip(tables, before, n_others, strict=False)
     ]
     matrices = ("success", "cost_usd", "input_tokens", "output_tokens", "propensity", "observed")
-    columns = ("query", "task", "split", "at", *matrices)
+    # Without tasks: everyday requests are none of those of somebody else's benchmarks.
+    columns = ("query", "split", "at", *matrices)
     ids = [
         f"{number}/{request_id}"
         for number, table in enumerate(tables)
