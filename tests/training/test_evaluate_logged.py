@@ -32,7 +32,7 @@ def to_json(report: LoggedReport) -> dict[str, Any]:
     return result
 
 
-def with_cells(table: OutcomeTable, success: FloatArray, **matrices: FloatArray) -> OutcomeTable:
+def with_cells(table: OutcomeTable, success: FloatArray, **matrices: Any) -> OutcomeTable:
     """The table with other cells observed."""
     return OutcomeTable.from_arrays(
         table.tiers,

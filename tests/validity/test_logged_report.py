@@ -35,7 +35,7 @@ TRUTH = {
     "always-frontier": (0.95, 0.1),
 }
 EXPLORED = tuple(np.mean([TRUTH[f"always-{name}"] for name in NAMES], axis=0))
-TRUTH["logging"] = tuple(0.7 * np.array(TRUTH["keyword"]) + 0.3 * np.array(EXPLORED))  # type: ignore[assignment]
+TRUTH["logging"] = tuple(0.7 * np.array(TRUTH["keyword"]) + 0.3 * np.array(EXPLORED))
 
 
 @pytest.mark.parametrize("recorded", [True, False])
