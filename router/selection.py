@@ -94,13 +94,20 @@ class CalibrationRows:
         cost: FloatArray = np.einsum("ij,ij->i", dist, self.realised_cost_usd)
         return success, cost
 
+    def tells(self, floor: Floor) -> bool:
+        """Whether the rows say how often the tier that a floor is relative to succeeds.
+
+        A log does not, where it never tried that tier on some of the requests.
+        """
+        tier = floor.relative_to
+        return tier is None or self.tried is None or bool(self.tried[:, tier].all())
+
     def passes(
         self, floor: Floor, success: FloatArray, delta: float, *, randomised: bool = False
     ) -> bool:
         """Whether rows on which a policy succeeds so (n,) certify its floor at level delta."""
-        tier = floor.relative_to
-        if tier is not None and self.tried is not None and not self.tried[:, tier].all():
-            return False  # the log does not say how often that tier succeeds
+        if not self.tells(floor):
+            return False
         return floor.passes(
             success,
             self.success,
@@ -239,8 +246,8 @@ def certify(
         best = _Scored.of(always, *rows.played(always))
     # More data is asked for only where the floor leaves nothing but the reference tier itself.
     stuck = not met or (best.policy.kind == "tier" and best.policy.low == floor.relative_to)
-    needed = None
-    if stuck and len(rows):
+    needed, told = None, rows.tells(floor)
+    if stuck and len(rows) and told:
         dearest = _CLEARLY_CHEAPER * best.cost_usd if met else math.inf
         needs = [
             _rows_needed(rows, floor, failed, delta, dearest)
@@ -262,7 +269,7 @@ def certify(
         success_rate=best.success_rate,
         cost_usd_per_request=best.cost_usd,
         rows_needed=needed,
-        sentence=_sentence(words, confidence, rows, met, stuck, needed, names[served]),
+        sentence=_sentence(words, confidence, rows, met, stuck, needed, told, names[served]),
     )
 
 
@@ -328,9 +335,12 @@ def _sentence(
     met: bool,
     stuck: bool,
     needed: int | None,
+    told: bool,
     tier: str,
 ) -> str:
     n_rows, level = len(rows), f"{100 * confidence:g}%"
+    if rows.tried is not None:
+        tier += " (where the log never tried it, what the log used)"
     if met and not stuck and rows.approximate:
         return (
             f"{floor} holds at {level} confidence on {n_rows:,} calibration rows if their "
@@ -343,7 +353,12 @@ def _sentence(
         what = f"{floor} holds only by always using {tier}; nothing cheaper is certified"
     else:
         what = f"{floor} could not be certified; always {tier} is served, without a promise"
-    if needed is None:
+    if not told:
+        advice = (
+            "the log never tried the tier that the floor is relative to on some of them, so more "
+            "such rows would not help; explore, or ask for an absolute floor"
+        )
+    elif needed is None:
         advice = "no cheaper candidate reaches it there, so more such rows would not help"
     else:
         more = max(needed - n_rows, 1)

@@ -114,7 +114,9 @@ def save_router(
             "objective_amount_usd": objective.amount_usd,
             "policy": {
                 **choice.policy.to_dict(),
-                "description": describe_policy(choice.policy, tiers.names),
+                "description": describe_policy(
+                    choice.policy, tiers.names, confined=calibration.tried is not None
+                ),
             },
             "certificate": choice.certificate.to_dict() if choice.certificate else None,
             "floor_menu": list(menu),

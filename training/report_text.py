@@ -13,6 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from training.pipeline import TrainResult
     from training.results import Estimate, PolicyResult, Report
+from training.search import CONFINED
 
 # Wider than any table: cells are never folded. With three tiers a table takes about 110 columns.
 _WIDTH = 1000
@@ -31,6 +32,13 @@ def training_text(result: TrainResult) -> str:
     if read["reasons"]:
         reasons = "; ".join(f"{reason} ({n:,})" for reason, n in read["reasons"].items())
         rows += f"\nbad rows, listed in the .rejects.jsonl file: {reasons}"
+    feedback = manifest["feedback"]
+    if feedback["kind"] == "logged":
+        rows += (
+            f"\na log of one tier's outcome per request, propensities {feedback['propensity']}: "
+            "success and cost below are doubly robust estimates, on an effective sample of "
+            f"{feedback['effective_sample_size']:,.0f} of the calibration requests."
+        )
     lines = [
         rows,
         f"estimator: {manifest['estimator']['family']}",
@@ -63,7 +71,8 @@ def menu_text(menu: Sequence[dict[str, Any]]) -> str:
     for row in menu:
         floor = row["floor"].removeprefix("success rate >= ").removeprefix("that of ")
         # The table is about floors; the success value that each comes to is in the manifest.
-        policy = "routed" if row["policy"].startswith("routed,") else row["policy"]
+        policy = row["policy"].removesuffix(CONFINED)
+        policy = "routed" if policy.startswith("routed,") else policy
         table.add_row(
             floor + (" *" if row["asked"] else ""),
             "yes" if row["certified"] else "no",

@@ -32,6 +32,8 @@ BoolArray = npt.NDArray[np.bool_]
 Kind = Literal["floor", "value", "budget", "min-cps"]
 
 STRONGEST = "strongest"
+# What is said of a policy that keeps to the tiers that a log has tried.
+CONFINED = ", of the tiers that the log tried"
 DEFAULT_MARGIN = -0.05
 MENU_MARGINS = (-0.02, -0.05, -0.10)
 # How finely families are compared: policies swept, floors around the asked one, resamples, rows.
@@ -325,7 +327,9 @@ def floor_menu(
                 "floor": certificate.floor,
                 "asked": floor == asked,
                 "certified": certificate.certified,
-                "policy": describe_policy(policy, tiers.names),
+                "policy": describe_policy(
+                    policy, tiers.names, confined=calibration.tried is not None
+                ),
                 "success_rate": certificate.success_rate,
                 "cost_usd_per_request": cost,
                 "saving_vs_always_strongest": finite(
@@ -341,16 +345,17 @@ def floor_menu(
     return menu
 
 
-def describe_policy(policy: Policy, names: Sequence[str]) -> str:
-    """In words.
+def describe_policy(policy: Policy, names: Sequence[str], *, confined: bool = False) -> str:
+    """In words; ``confined`` where it keeps to the tiers that a log has tried.
 
     >>> describe_policy(Policy("mix", 0.1, 1, 1, 0, 1, 0.25), ("nano", "frontier"))
     '75% nano, 25% frontier'
     """
     if policy.kind == "value":
-        return f"routed, a success worth ${policy.success_value_usd:.3g}"
-    assert policy.low is not None and policy.high is not None
-    if policy.kind == "tier":
-        return f"always {names[policy.low]}"
-    share = policy.share_high
-    return f"{1 - share:.0%} {names[policy.low]}, {share:.0%} {names[policy.high]}"
+        words = f"routed, a success worth ${policy.success_value_usd:.3g}"
+    else:
+        assert policy.low is not None and policy.high is not None
+        share, low, high = policy.share_high, names[policy.low], names[policy.high]
+        single = policy.kind == "tier"
+        words = f"always {low}" if single else f"{1 - share:.0%} {low}, {share:.0%} {high}"
+    return words + CONFINED if confined else words

@@ -33,7 +33,8 @@ from training.logging_policy import (
     read_logging_policy,
 )
 from training.pipeline import TrainResult
-from training.search import Objective
+from training.report_text import training_text
+from training.search import CONFINED, Objective
 from training.synthetic import (
     SyntheticOutcomes,
     keyword_policy,
@@ -290,6 +291,20 @@ def test_a_deterministic_log_is_kept_to_where_nothing_else_was_tried(
     # An outage leaves a choice that nothing is known of; it is made, and said to be a fallback.
     away = router.route(queries[0], exclude=[names[chosen[0]]])
     assert away.tier != names[chosen[0]] and away.reason == "fallback" and not away.certified
+
+
+def test_a_floor_relative_to_a_tier_that_was_not_tried_everywhere_cannot_be_tested(
+    outcomes: SyntheticOutcomes, tmp_path: Path
+) -> None:
+    result = trained(log(outcomes, keyword_policy(outcomes), 2), tmp_path)
+    certificate = result.manifest["certificate"]
+    assert not certificate["certified"] and certificate["rows_needed"] is None
+    assert "never tried the tier that the floor is relative to" in certificate["sentence"]
+    assert "explore" in certificate["sentence"]
+    assert result.manifest["policy"]["description"].endswith(CONFINED)
+    text = training_text(result)
+    assert "a log of one tier's outcome per request, propensities recorded" in text
+    assert "(one tier's outcome per request)" in (tmp_path / "router/MODEL_CARD.md").read_text()
 
 
 def test_a_log_without_propensities_certifies_nothing(
