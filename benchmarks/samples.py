@@ -50,7 +50,7 @@ def score(
     weight = None if prior is None else prior.gram_weight
     fold = fold_ids(query_hashes(rows.query), N_FOLDS, seed)
     vectors = embed_queries(embedder, rows.query.tolist())
-    data, input_map, refs = inputs_of(rows.query.tolist(), vectors, fold, seed, weight)
+    data, input_map, refs = inputs_of(rows.query.tolist(), vectors, fold, seed, weight, rows.task)
     design = Design.of(data, refs.all, None if prior is None else prior.weight)
     costs = fit_cost(data, design, rows, PriceBook())
     fitted = fit_success(
