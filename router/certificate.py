@@ -214,12 +214,15 @@ class Floor:
         return rows_needed(x, mean, delta, binary=binary)
 
 
-def rows_needed(x: FloatArray, mean: float, delta: float, *, binary: bool) -> int | None:
+def rows_needed(
+    x: FloatArray, mean: float, delta: float, *, binary: bool, start: float | None = None
+) -> int | None:
     """About how many rows like these certify "mean of x > ``mean``" with 80 % power.
 
     Takes the observed values for the truth. None where their mean is not above ``mean``: then no
     number of rows would do. Binary data: the normal approximation of the exact binomial test. Else
-    the least n at which the log wealth of the bets above, taken as normal, is probably enough.
+    the least n at which the log wealth of the bets above, taken as normal, is probably enough;
+    ``start`` is the variance that the bets start from, where it is not that of the bets above.
     """
     if len(x) == 0:
         return None
@@ -235,7 +238,8 @@ def rows_needed(x: FloatArray, mean: float, delta: float, *, binary: bool) -> in
     bets = _MAX_BET / mean * np.concatenate(([0.0], np.geomspace(1e-3, 1.0, 20)))
     growth = np.array([gap] + [float(np.log1p(b * (x - mean)).mean()) / b for b in bets[1:]])
     # What the variance starts from: 1/4, and the running mean's way from 1/2 to the true mean.
-    start = 0.25 + (math.pi**2 / 6 - 1) * (float(x.mean()) - 0.5) ** 2
+    if start is None:
+        start = 0.25 + (math.pi**2 / 6 - 1) * (float(x.mean()) - 0.5) ** 2
     evidence = math.log(1.0 / delta)
 
     def enough(rows: int) -> bool:

@@ -1,7 +1,7 @@
 """The command line: what serving needs. ``training/cli.py`` adds train, evaluate and data.
 
-Exit codes: 0 done, 1 a run-time failure, 2 bad usage or bad input; an error is one sentence on
-stderr. With ``--json``, stdout carries JSON and nothing else.
+Exit codes: 0 done, 1 a run-time failure, 2 bad usage or bad input, 3 ``promote`` refused; an error
+is one sentence on stderr. With ``--json``, stdout carries JSON and nothing else.
 """
 
 from __future__ import annotations
