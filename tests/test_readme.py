@@ -37,7 +37,7 @@ def test_commands_and_options_exist(repository: Path) -> None:
     command = get_command(app)
     known = {
         option
-        for name in ("train", "evaluate", "route", "data")
+        for name in ("train", "evaluate", "promote", "route", "data")
         for parameter in command.commands[name].params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
@@ -48,8 +48,8 @@ def test_commands_and_options_exist(repository: Path) -> None:
         "--backend-store-uri",
         "--port",
     }
-    named = set(re.findall(r"cps-router (train|evaluate|route|data)\b", text))
-    assert named == {"train", "evaluate", "route", "data"}
+    named = set(re.findall(r"cps-router (train|evaluate|promote|route|data)\b", text))
+    assert named == {"train", "evaluate", "promote", "route", "data"}
 
 
 def test_nothing_is_left_to_fill_in(repository: Path) -> None:

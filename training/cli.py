@@ -1,4 +1,4 @@
-"""The command line's training side: train, evaluate, data, import; the script ``cps-router``."""
+"""The training side of the command line: train, evaluate, promote, data, import; ``cps-router``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from router.cli import app, emit, run
 from router.errors import InputError
 from training.cli_import import import_app
 from training.cli_parts import JsonFlag, extra, print_json, progress, warn
+from training.cli_promote import promote
 from training.defaults import DEFAULT_CONFIDENCE, DRIFT_TOLERANCE, MAX_BAD_SHARE
 
 data_app = typer.Typer(help="Named public outcome sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(import_app, name="import")
+app.command()(promote)
 
 DEFAULT_DATA_FOLDER = Path("cps-router-data")
 

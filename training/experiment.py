@@ -1,6 +1,7 @@
 """Training runs in MLflow: parameters, metrics, the data's fingerprint, artifact and floor menu.
 
-The only module that imports mlflow, and only when a run is logged. Runs go to
+mlflow is imported only when a run is logged; the other modules that may import it are
+``training.registry`` and the importer of its traces. Runs go to
 ``MLFLOW_TRACKING_URI`` or to ``sqlite:///mlflow.db`` in the current folder, under the experiment
 ``MLFLOW_EXPERIMENT_NAME`` or "cps-router". No query text is logged: the data set is described by
 its fingerprint and by numbers.
@@ -158,7 +159,7 @@ def log_training(
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=uri)
-            experiment_id = _experiment_id(client, uri)
+            experiment_id = experiment_id_of(client, uri)
             artifact_id = str(manifest.get("artifact_id", ""))
             run = client.create_run(
                 experiment_id,
@@ -190,7 +191,7 @@ def log_training(
     return RunInfo(run_id, masked(uri), _ui_command(uri, str(experiment_id), run_id))
 
 
-def _experiment_id(client: MlflowClient, uri: str) -> str:
+def experiment_id_of(client: MlflowClient, uri: str) -> str:
     """The experiment's id, making the experiment where it does not exist yet."""
     from mlflow.exceptions import MlflowException
 
