@@ -105,7 +105,7 @@ class Trained:
         return {
             "asked": self.asked,
             "family": self.manifest["estimator"]["family"],
-            "decision_values_usd": self.manifest["estimator"]["decision_values"],
+            "decision_values": self.manifest["estimator"]["decision_values"],
             "policy": self.manifest["policy"]["description"],
             "floor_menu": self.manifest["floor_menu"],
             "auc": self.auc,
@@ -308,7 +308,7 @@ def _runs_table(
                 _ratio(run.report),
                 f"{run.report.mean_mix_ratio.mean:.3f}",
                 run.report.verdict.label,
-                f"{1000 * values[family]:.4g}" if family in values else "",
+                f"{values[family]:.3f}" if family in values else "",
                 " ".join(f"{auc:.3f}" for auc in run.auc),
                 " ".join("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
                 f"{run.seconds:.0f}",
@@ -318,8 +318,9 @@ def _runs_table(
         aucs = " ".join(f"{auc:.3f}" for auc in found["auc"])
         rows.append((name, "", "", "", f"{found['mean_mix_ratio']:.3f}", "", "", aucs, "", ""))
     note = (
-        "Test rows; lambda from calibration rows for all. Decision value: cross-validated $ per "
-        "1,000 at the floor asked for. k: near a kink of the mix hull; a: above the best tier."
+        "Test rows; lambda from calibration rows for all. Decision value: cross-validated cost of "
+        "reaching floors around the one asked for, over that of the random mix. k: near a kink of "
+        "the mix hull; a: above the best tier."
     )
     return Table(f"{title}: test rows", columns, rows, (note,))
 

@@ -308,6 +308,11 @@ def test_a_set_is_measured_with_the_real_pipeline(
     menu, results = tables
     assert len(menu.rows) == 3
     assert [row[0] for row in results.rows] == ["knn", MEAN_COST, COST_FROM_TEXT]
+    # Of a floor it is a ratio to the random mix, no dollars.
+    (run_found,) = found["runs"]
+    value = run_found["decision_values"]["knn"]
+    assert results.rows[0][results.columns.index("decision value")] == f"{value:.3f}"
+    assert 0.1 < value < 10
     assert trained.report.verdict.sentence in menu.text()
 
 
