@@ -40,4 +40,5 @@ def real_queries(say: Say) -> tuple[list[str], str]:
     except DatasetError:
         path, source = SAMPLE.outcomes, "the synthetic sample (no package index)"
     rows = (row for _, row in read_jsonl(path))
-    return list(dict.fromkeys(row.query for row in rows if not isinstance(row, Exception))), source
+    queries = (row.query for row in rows if not isinstance(row, Exception))
+    return list(dict.fromkeys(query for query in queries if isinstance(query, str))), source

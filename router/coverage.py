@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.errors import ArtifactError
+from router.errors import ArtifactError, InputError
 from router.query_features import NON_LATIN
+from router.stored_query import FLOAT64, UINT16, Query, StoredQuery, numbers
 from router.text import clip
 
 FloatArray = npt.NDArray[np.float64]
@@ -53,6 +54,9 @@ _SCRIPT_OF_BYTE = bytes(
 _find_letters = re.compile(f"{NON_LATIN.pattern}+").findall
 _SCRIPT_INDICES = range(len(SCRIPTS))
 
+# Places that words are hashed to, in stored queries and in what is trained now. With fewer, those
+# of a large vocabulary fill them all.
+WORD_PLACES = 32_768
 # Most places that words may be hashed to.
 _MAX_PLACES = 2**20
 # Of each piece between spaces the first run of two Latin letters or more is its word.
@@ -65,13 +69,16 @@ _NO_WORD = 0.0
 ALWAYS_STRANGE = 2.0
 
 
-def script_shares(text: str) -> list[float]:
+def script_shares(text: Query) -> list[float]:
     """Share of each of SCRIPTS (S) in the characters of a text that are read; 0..1.
 
     >>> shares = script_shares("2π = τ")
     >>> SCRIPTS[shares.index(max(shares))], round(max(shares), 2)
     ('greek', 0.33)
     """
+    if isinstance(text, StoredQuery):
+        shares: list[float] = numbers(text.scripts, FLOAT64).tolist()
+        return shares
     text = clip(text)
     letters = "" if text.isascii() else "".join(_find_letters(text))
     if not letters:
@@ -95,6 +102,15 @@ def word_place(piece: str, n_places: int) -> int | None:
 def pieces(text: str) -> list[str]:
     """The lower-case pieces between spaces of the part of a text that is read."""
     return clip(text).lower().split()
+
+
+def word_places(text: Query) -> list[int]:
+    """The places 0..WORD_PLACES-1 of a text's words; ascending if it is stored, else in order."""
+    if isinstance(text, StoredQuery):
+        stored: list[int] = numbers(text.words, UINT16).tolist()
+        return stored
+    places = (word_place(piece, WORD_PLACES) for piece in pieces(text))
+    return [place for place in places if place is not None]
 
 
 class _Rarities(dict[str, float]):
@@ -140,17 +156,32 @@ class Coverage:
         object.__setattr__(self, "_most", self.max_script_share.tolist())
         object.__setattr__(self, "_rarity_of", _Rarities(self.rarity).__getitem__)
 
-    def mean_rarity(self, text: str) -> float:
+    def mean_rarity(self, text: Query) -> float:
         """Mean rarity of a text's words in Latin letters; 0 where it has none."""
         total, n_words = self._total_rarity(text)
         return total / n_words if n_words else 0.0
 
-    def _total_rarity(self, text: str) -> tuple[float, int]:
-        """Total rarity of a text's words in Latin letters, and how many they are."""
+    def _total_rarity(self, text: Query) -> tuple[float, int]:
+        """Total rarity of a text's words in Latin letters, and how many they are.
+
+        Single precision adds up exactly here, in whatever order.
+        """
+        if isinstance(text, StoredQuery):
+            return self._stored_rarity(text)
         found = list(map(self._rarity_of, pieces(text)))
         return sum(found), len(found) - found.count(_NO_WORD)
 
-    def excludes(self, text: str, similarity: float = -1.0) -> bool:
+    def _stored_rarity(self, query: StoredQuery) -> tuple[float, int]:
+        n_places = len(self.rarity)
+        if WORD_PLACES % n_places:
+            raise InputError(
+                f"expected queries with their text, since this artifact hashes words to {n_places} "
+                "places, got queries that are stored without it: train it again."
+            )
+        found = self.rarity[numbers(query.words, UINT16) % n_places]
+        return float(found.sum(dtype=np.float64)), int(np.count_nonzero(found != _NO_WORD))
+
+    def excludes(self, text: Query, similarity: float = -1.0) -> bool:
         """Whether a text is written in what training had not.
 
         ``similarity`` is that to its nearest reference.
@@ -162,7 +193,7 @@ class Coverage:
                 return True
         return not text.isascii() and any(map(gt, script_shares(text), self._most))
 
-    def excludes_many(self, texts: Iterable[str], similarity: Iterable[float]) -> BoolArray:
+    def excludes_many(self, texts: Iterable[Query], similarity: Iterable[float]) -> BoolArray:
         """The same of many texts, (n,)."""
         return np.array(list(map(self.excludes, texts, similarity)), np.bool_)
 

@@ -8,9 +8,9 @@ of a text.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,14 @@ from router.artifact import default_artifact_folder
 from router.encoder import SentenceTransformerEmbedder
 from router.errors import EmbeddingError
 from router.static_embedding import StaticEmbedder, is_static_folder, static_files
+from router.stored_query import FLOAT32, Query, StoredQuery, any_stored, numbers
 
 __all__ = [
     "Embedder",
     "SentenceTransformerEmbedder",
     "StaticEmbedder",
     "default_embedder_folder",
+    "embed_all",
     "embedder_spec",
     "load_embedder",
     "static_files",
@@ -82,6 +84,47 @@ def load_embedder(name: str | Path) -> Embedder:
             f"got {os.fspath(name)!r}, where no model is: check the path."
         )
     return SentenceTransformerEmbedder(name)
+
+
+def embed_all(
+    embedder: Embedder,
+    queries: Sequence[Query],
+    embed: Callable[[Sequence[str]], FloatArray] | None = None,
+) -> FloatArray:
+    """Vectors (n, dimension) of texts and of stored queries, whose vectors are as they were stored.
+
+    ``embed`` embeds the texts, by default ``embedder.embed``.
+
+    Raises:
+        EmbeddingError: a stored query's vector was made by another embedder.
+    """
+    embed = embed or embedder.embed
+    if not any_stored(queries):
+        return embed(cast(Sequence[str], queries))
+    vectors = np.zeros((len(queries), embedder.dimension), np.float32)
+    text_rows, texts = [], []
+    digest, size = embedder.digest, vectors.shape[1] * vectors.itemsize
+    for row, query in enumerate(queries):
+        if not isinstance(query, StoredQuery):
+            text_rows.append(row)
+            texts.append(query)
+        elif query.embedder.digest != digest or len(query.vector) != size:
+            raise _other_embedder(embedder, query)
+        else:
+            vectors[row] = numbers(query.vector, FLOAT32)
+    if texts:
+        vectors[text_rows] = embed(texts)
+    return vectors
+
+
+def _other_embedder(embedder: Embedder, query: StoredQuery) -> EmbeddingError:
+    found, dimension = query.embedder, len(query.vector) // 4
+    return EmbeddingError(
+        f"expected queries stored with the embedder {embedder.id} ({embedder.digest[:8]}, "
+        f"{embedder.dimension} dimensions), got one stored with {found.id[:60]!r} "
+        f"({found.digest[:8]}, {dimension} dimensions): use that embedder, or store the queries "
+        "again from their text."
+    )
 
 
 def embedder_spec(embedder: Embedder) -> dict[str, Any]:

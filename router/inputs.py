@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from router.errors import ArtifactError
 from router.query_features import N_FEATURES, query_features, query_features_many
+from router.stored_query import Query
 from router.word_grams import N_GRAMS, WordGrams
 
 FloatArray = npt.NDArray[np.float64]
@@ -92,7 +93,7 @@ class InputMap:
     tasks: TaskPosterior | None = None
 
     def many(
-        self, queries: Sequence[str], embeddings: Float32Array, similarity: Float32Array
+        self, queries: Sequence[Query], embeddings: Float32Array, similarity: Float32Array
     ) -> FloatArray:
         """Inputs (n, D) of many queries from embeddings (n, d) and similarities (n, m)."""
         narrow = self.narrow_many(queries, embeddings, similarity)
@@ -106,7 +107,7 @@ class InputMap:
         return np.concatenate((x, posterior), axis=1)
 
     def narrow_many(
-        self, queries: Sequence[str], embeddings: Float32Array, similarity: Float32Array
+        self, queries: Sequence[Query], embeddings: Float32Array, similarity: Float32Array
     ) -> FloatArray:
         """The inputs without the word grams and the tasks, (n, d+k+m)."""
         features = np.clip(query_features_many(queries), self.low, self.high)
@@ -144,7 +145,7 @@ class InputMap:
         return {"d+k": dense, "D": others + len(self.tasks.bias)}
 
     @classmethod
-    def of(cls, queries: Sequence[str], gram_weight: FloatArray | None = None) -> InputMap:
+    def of(cls, queries: Sequence[Query], gram_weight: FloatArray | None = None) -> InputMap:
         """Ranges of the queries to learn from, and their gram weights where none are given."""
         features = query_features_many(queries).astype(np.float64)
         grams = WordGrams.of(queries) if gram_weight is None else WordGrams(gram_weight)

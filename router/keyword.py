@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 from router.decision import Decision
 from router.errors import InputError
 from router.shadow import AnyRouter, check_shadow, with_shadow, with_shadows
+from router.stored_query import Query, StoredQuery
 from router.text import check_sequence
 
 HIGH_TERMS: tuple[str, ...] = (
@@ -85,6 +87,11 @@ class KeywordRouter:
         self.min_low = min_low
         self.long_words, self.short_words = long_words, short_words
 
+    @property
+    def _rule(self) -> tuple[object, ...]:
+        counts = (self.min_high, self.min_high_long, self.long_words, self.min_low)
+        return frozenset(self.high), frozenset(self.low), *counts, self.short_words
+
     @classmethod
     def for_tiers(
         cls, names_cheapest_first: Sequence[str], *, models: Mapping[str, str] | None = None
@@ -102,9 +109,15 @@ class KeywordRouter:
             raise InputError("expected at least one tier name, got none: name the tiers.")
         return cls(tiers=(names[0], names[len(names) // 2], names[-1]), models=models)
 
-    def tier_of(self, query: str) -> str:
-        """The tier's name for one query. Raises InputError where ``query`` is no text."""
+    def tier_of(self, query: Query) -> str:
+        """The tier's name for one query.
+
+        Of a stored query it is known for the default terms and numbers. Raises InputError where
+        ``query`` is no text, or stored while these are others.
+        """
         if not isinstance(query, str):
+            if isinstance(query, StoredQuery):
+                return self._tier_of_stored(query)
             raise InputError(
                 f"expected the query as text, got {type(query).__name__}: pass a string."
             )
@@ -119,6 +132,14 @@ class KeywordRouter:
         if words < self.short_words and sum(term in text for term in self.low) >= self.min_low:
             return easy
         return ordinary
+
+    def _tier_of_stored(self, query: StoredQuery) -> str:
+        if self._rule != _default_rule():
+            raise InputError(
+                "expected queries with their text for a keyword heuristic with terms or numbers "
+                "of its own, got queries that are stored without it: use the default ones."
+            )
+        return self.tiers[query.keyword_place]
 
     def route(
         self, query: str, *, request_id: str | None = None, shadow: AnyRouter | None = None
@@ -169,3 +190,8 @@ class KeywordRouter:
         return (
             decisions if shadow is None else with_shadows(decisions, shadow, queries, request_ids)
         )
+
+
+@cache
+def _default_rule() -> tuple[object, ...]:
+    return KeywordRouter()._rule

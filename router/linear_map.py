@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from router.estimators import Linear
 from router.inputs import InputMap
+from router.stored_query import Query
 from router.word_grams import N_GRAMS, GramProduct
 
 FloatArray = npt.NDArray[np.float64]
@@ -96,7 +97,7 @@ class LinearMap:
         return [eta[at] for at in self._columns]
 
     def many(
-        self, queries: Sequence[str], embeddings: Float32Array, similarity: Float32Array
+        self, queries: Sequence[Query], embeddings: Float32Array, similarity: Float32Array
     ) -> list[FloatArray]:
         """Linear predictors (n, K_i) from embeddings (n, d) and similarities (n, m)."""
         narrow = self.input_map.narrow_many(queries, embeddings, similarity)

@@ -12,7 +12,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from numbers import Integral, Real
@@ -22,6 +22,8 @@ from typing import IO, cast
 import numpy as np
 
 from router.errors import InputError, OutcomeError
+from router.query_record import record_of, stored_query
+from router.stored_query import Query, StoredQuery
 
 _BOOL_WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 _EPOCH = re.compile(r"[+-]?\d+(\.\d*)?\Z", re.ASCII)
@@ -35,13 +37,15 @@ _UTF8_BOM = b"\xef\xbb\xbf"
 class Outcome:
     """One attempt: a request answered by a tier.
 
+    ``query`` is its text, or what is kept in place of it (column ``query_record``).
     ``success`` lies in 0..1. Either ``cost_usd`` or both token counts are known. ``input_tokens``
     includes the cached and the written ones. ``at`` is aware, in UTC. ``split`` is None, "train"
     or "test". None means unknown, never zero.
     """
 
     request_id: str
-    query: str
+    # Not shown: where an outcome is printed, its query is not.
+    query: Query = field(repr=False)
     success: float
     tier: str | None = None
     model: str | None = None
@@ -67,7 +71,8 @@ class Outcome:
         """Validate one row.
 
         Numbers, words for booleans and times may come as text (CSV); None and "" mean missing,
-        except that an empty ``query`` is a query. Unknown keys are ignored. With
+        except that an empty ``query`` is a query. There is a ``query`` or a ``query_record`` (an
+        object, or its JSON as text), not both. Unknown keys are ignored. With
         ``success_threshold``, a row that has a ``score`` succeeds if score >= threshold, whatever
         its ``success`` says.
 
@@ -78,11 +83,7 @@ class Outcome:
         request_id = label(get("request_id"), "request_id")
         if request_id is None:
             raise OutcomeError("request_id is missing")
-        query = get("query")
-        if query is None:
-            raise OutcomeError("query is missing")
-        if not isinstance(query, str):
-            raise OutcomeError("query is not text")
+        query = _query(get("query"), get("query_record"))
         tier = _text(get("tier"), "tier")
         model = _text(get("model"), "model")
         if tier is None and model is None:
@@ -136,14 +137,16 @@ class Outcome:
             value = getattr(self, name)
             if name == "at" and value is not None:
                 value = value.isoformat()
-            if name in _REQUIRED or value != default:
+            if isinstance(value, StoredQuery):
+                row["query_record"] = record_of(value)
+            elif name in _REQUIRED or value != default:
                 row[name] = value
         return row
 
 
 _REQUIRED = ("request_id", "query", "success")
 _DEFAULTS: dict[str, object] = {field.name: field.default for field in fields(Outcome)}
-COLUMNS: tuple[str, ...] = tuple(_DEFAULTS)
+COLUMNS: tuple[str, ...] = (*_DEFAULTS, "query_record")
 """Names of the columns of the contract, in the order of `Outcome`."""
 METADATA_KEYS: dict[str, str] = {
     "cps_router.propensity": "propensity",
@@ -231,6 +234,18 @@ def unreadable(path: Path, error: Exception) -> InputError:
         return InputError(f"expected outcomes at {path}, found no file: check the path.")
     detail = getattr(error, "strerror", None) or "it is damaged"
     return InputError(f"{path}: cannot read the outcomes ({detail}): check the file.")
+
+
+def _query(text: object, record: object) -> Query:
+    if record is not None and record != "":
+        if text is not None:
+            raise OutcomeError("query and query_record are both there")
+        return stored_query(record)
+    if text is None:
+        raise OutcomeError("query is missing")
+    if not isinstance(text, str):
+        raise OutcomeError("query is not text")
+    return text
 
 
 def _text(value: object, name: str) -> str | None:

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from router.coverage import Coverage
 from router.decision import Predictions
-from router.embedding import Embedder
+from router.embedding import Embedder, embed_all
 from router.errors import ArtifactError
 from router.estimators import CostEstimator, SuccessEstimator
 from router.inputs import InputMap
 from router.linear_map import LinearMap, product
+from router.stored_query import Query
 from router.support import Support, support_from_arrays, tried
 
 FloatArray = npt.NDArray[np.float64]
@@ -76,11 +77,11 @@ class Predictor:
             unknown = self.coverage.excludes(query, nearest)
         return p.tolist(), cost.tolist(), unknown
 
-    def predict(self, queries: Sequence[str]) -> Predictions:
-        """Predictions of many queries."""
-        return self.predict_embedded(queries, self.embedder.embed(queries))
+    def predict(self, queries: Sequence[Query]) -> Predictions:
+        """Predictions of many queries, texts or stored ones."""
+        return self.predict_embedded(queries, embed_all(self.embedder, queries))
 
-    def predict_embedded(self, queries: Sequence[str], embeddings: Float32Array) -> Predictions:
+    def predict_embedded(self, queries: Sequence[Query], embeddings: Float32Array) -> Predictions:
         """Predictions of queries that are already embedded (n, d)."""
         parts = [
             self._predict_chunk(queries[i : i + _CHUNK], embeddings[i : i + _CHUNK])
@@ -89,14 +90,14 @@ class Predictor:
         p, cost, unknown = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Predictions(p, cost, unknown, tried=self._tried(queries, embeddings))
 
-    def tried(self, queries: Sequence[str]) -> npt.NDArray[np.bool_] | None:
+    def tried(self, queries: Sequence[Query]) -> npt.NDArray[np.bool_] | None:
         """Which tiers (n, T) the log has tried on queries like these; None where all."""
         if self.support is None:
             return None
-        return self._tried(queries, self.embedder.embed(queries))
+        return self._tried(queries, embed_all(self.embedder, queries))
 
     def _tried(
-        self, queries: Sequence[str], embeddings: Float32Array
+        self, queries: Sequence[Query], embeddings: Float32Array
     ) -> npt.NDArray[np.bool_] | None:
         if self.support is None:
             return None
@@ -104,7 +105,7 @@ class Predictor:
         return tried(self.support.propensities(queries, dense))
 
     def _predict_chunk(
-        self, queries: Sequence[str], embeddings: Float32Array
+        self, queries: Sequence[Query], embeddings: Float32Array
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         similarity = product(embeddings, self._references_t)
         etas = self._linear.many(queries, embeddings, similarity)
@@ -116,7 +117,7 @@ class Predictor:
             unknown |= self.coverage.excludes_many(queries, nearest.tolist())
         return p, cost, unknown
 
-    def inputs(self, queries: Sequence[str], embeddings: Float32Array) -> FloatArray:
+    def inputs(self, queries: Sequence[Query], embeddings: Float32Array) -> FloatArray:
         """What the estimators see of queries that are already embedded, (n, D)."""
         return self.input_map.many(queries, embeddings, product(embeddings, self._references_t))
 

@@ -18,6 +18,7 @@ from math import log1p
 import numpy as np
 import numpy.typing as npt
 
+from router.stored_query import FLOAT32, Query, StoredQuery, numbers
 from router.text import clip
 
 FloatArray = npt.NDArray[np.float32]
@@ -63,11 +64,18 @@ def query_features(text: str) -> FloatArray:
     return np.array(_measure(text), np.float32)
 
 
-def query_features_many(texts: Sequence[str]) -> FloatArray:
-    """The features (n, k) of many texts."""
-    numbers = chain.from_iterable(map(_measure, texts))
-    features = np.fromiter(numbers, np.float32, len(texts) * N_FEATURES)
+def query_features_many(texts: Sequence[Query]) -> FloatArray:
+    """The features (n, k) of many texts or stored queries."""
+    measured = chain.from_iterable(map(_measured, texts))
+    features = np.fromiter(measured, np.float32, len(texts) * N_FEATURES)
     return features.reshape(len(texts), N_FEATURES)
+
+
+def _measured(text: Query) -> Sequence[float]:
+    if isinstance(text, StoredQuery):
+        found: list[float] = numbers(text.features, FLOAT32).tolist()
+        return found
+    return _measure(text)
 
 
 def _measure(text: str) -> tuple[float, ...]:

@@ -34,6 +34,7 @@ from router.predictor import Predictor
 from router.prices import PriceBook, current_prices
 from router.selection import CalibrationRows, Certificate, certify
 from router.shadow import AnyRouter, check_shadow, with_shadow, with_shadows
+from router.stored_query import Query
 from router.text import check_sequence
 from router.tiers import TierSet, estimated_tokens
 
@@ -358,8 +359,8 @@ class Router:
         order = best_plan(p, cost, float(value), given, verifier).order
         return [self._names[usable[index]] for index in order]
 
-    def predict(self, queries: Sequence[str]) -> Predictions:
-        """Expected success and cost of every tier for every query."""
+    def predict(self, queries: Sequence[Query]) -> Predictions:
+        """Expected success and cost of every tier for every query, a text or a stored one."""
         predicted = self.predictor.predict(queries)
         if not self._limited:
             return predicted
@@ -464,7 +465,7 @@ class Router:
 
     def _allowed(
         self,
-        query: str,
+        query: Query,
         exclude: Iterable[str] = (),
         context_tokens: int | None = None,
         needs: Iterable[str] = (),
@@ -490,7 +491,7 @@ class Router:
             )
         return None if all(allowed) else allowed
 
-    def _candidates(self, query: str) -> list[bool]:
+    def _candidates(self, query: Query) -> list[bool]:
         """As ``_allowed``, for the past: what no tier seems able to take was taken all the same."""
         every = [True] * len(self.tiers)
         try:

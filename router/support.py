@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from router.errors import ArtifactError
 from router.keyword import KeywordRouter
+from router.stored_query import Query
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -56,7 +57,7 @@ class LinearSupport:
     epsilon: float
     used: BoolArray
 
-    def propensities(self, queries: Sequence[str], dense: FloatArray) -> FloatArray:
+    def propensities(self, queries: Sequence[Query], dense: FloatArray) -> FloatArray:
         """Of every tier, (n, T), from embeddings and query features (n, d+k)."""
         eta = (dense @ self.weight + self.bias) / self.temperature
         eta = np.where(self.used, eta, -np.inf)
@@ -84,7 +85,7 @@ class KeywordSupport:
 
     share: FloatArray
 
-    def propensities(self, queries: Sequence[str], dense: FloatArray) -> FloatArray:
+    def propensities(self, queries: Sequence[Query], dense: FloatArray) -> FloatArray:
         """Of every tier, (n, T)."""
         result: FloatArray = self.share[keyword_places(queries, len(self.share))]
         return result
@@ -97,7 +98,7 @@ class KeywordSupport:
 Support = LinearSupport | KeywordSupport
 
 
-def keyword_places(queries: Sequence[str], n_tiers: int) -> IntArray:
+def keyword_places(queries: Sequence[Query], n_tiers: int) -> IntArray:
     """What the keyword heuristic chooses among ``n_tiers`` tiers, 0 the cheapest, (n,)."""
     heuristic = KeywordRouter.for_tiers([str(place) for place in range(n_tiers)])
     return np.array([int(heuristic.tier_of(query)) for query in queries], np.intp)

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import overload
 
 from router.errors import InputError, TiersError
+from router.stored_query import Query
 
 # A token has about four characters of English and about two of denser scripts; three is the
 # cautious middle, used only to keep long requests away from tiers whose window is too small.
@@ -44,7 +45,7 @@ PRICE_KEYS = (
 _KEYS = (*_REQUIRED_KEYS, "aliases", *PRICE_KEYS, "context_window_tokens", "features")
 
 
-def estimated_tokens(text: str) -> int:
+def estimated_tokens(text: Query) -> int:
     """About how many tokens a text has, whatever the model.
 
     >>> estimated_tokens("What is the capital of France?")

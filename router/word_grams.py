@@ -19,10 +19,12 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from router.stored_query import UINT16, Query, StoredQuery, any_stored, numbers
 from router.text import clip
 from router.word_memory import IntArray, WordMemory, packed, unpacked
 
@@ -39,6 +41,8 @@ _PLACE_AND_SIGN = np.array(2 * N_GRAMS - 1)
 _MIX = np.array(0x9E3779B1) & _PLACE_AND_SIGN
 # For the grams of all texts together; leaves 2**20 texts in whole numbers of 63 bits.
 _ORDER_BITS = 31
+# Texts counted at a time.
+_CHUNK = 4096
 _find_words = re.compile(r"[^\W_]+|[^\w\s]|_").findall
 _DIGITS = re.compile(r"\d")
 
@@ -91,11 +95,16 @@ class WordGrams:
         last[place] = order
         return found, last[place] == order
 
-    def find_many(self, texts: Sequence[str]) -> tuple[IntArray, IntArray]:
+    def find_many(self, texts: Sequence[Query]) -> tuple[IntArray, IntArray]:
         """The same of many texts, without a step per text: of what counts row and index (g,).
 
-        Rows are ascending.
+        Rows are ascending, and places within a row. Stored queries hold just that.
         """
+        if any_stored(texts):
+            return self._find_stored(texts)
+        return self._find_texts(cast(Sequence[str], texts))
+
+    def _find_texts(self, texts: Sequence[str]) -> tuple[IntArray, IntArray]:
         parts = [self._memory.of(clip(text).lower()) for text in texts]
         words = unpacked(b"".join(parts))
         lengths = np.array(list(map(len, parts)), np.int64) // words.itemsize
@@ -112,7 +121,17 @@ class WordGrams:
         taken, sign = taken[counts], key[counts] & 1
         return taken >> _PLACE_BITS, taken & _PLACE | sign << _PLACE_BITS
 
-    def vectors(self, texts: Sequence[str]) -> FloatArray:
+    def _find_stored(self, texts: Sequence[Query]) -> tuple[IntArray, IntArray]:
+        index = [
+            numbers(text.grams, UINT16).astype(np.int64)
+            if isinstance(text, StoredQuery)
+            else self._find_texts([text])[1]
+            for text in texts
+        ]
+        row = np.repeat(np.arange(len(texts)), np.array(list(map(len, index)), np.int64))
+        return row, np.concatenate(index)
+
+    def vectors(self, texts: Sequence[Query]) -> FloatArray:
         """Vectors (n, ``N_GRAMS``) of many texts."""
         row, index = self.find_many(texts)
         out = np.zeros((len(texts), N_GRAMS))
@@ -122,12 +141,13 @@ class WordGrams:
         return out
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> WordGrams:
+    def of(cls, texts: Sequence[Query]) -> WordGrams:
         """Weights from the texts to learn from: 1 + log((1 + n) / (1 + texts with that place))."""
-        find = cls(np.ones(N_GRAMS)).find
+        find_many = cls(np.ones(N_GRAMS)).find_many
         with_place = np.zeros(N_GRAMS)
-        for text in texts:
-            with_place[find(text)[0] & _PLACE] += 1.0
+        for start in range(0, len(texts), _CHUNK):
+            _, index = find_many(texts[start : start + _CHUNK])
+            with_place += np.bincount(index & _PLACE, minlength=N_GRAMS)
         return cls(1.0 + np.log((1.0 + len(texts)) / (1.0 + with_place)))
 
 
@@ -153,7 +173,7 @@ class GramProduct:
             product *= 1.0 / math.sqrt(square)
         return product
 
-    def many(self, texts: Sequence[str]) -> FloatArray:
+    def many(self, texts: Sequence[Query]) -> FloatArray:
         """The products (n, K) of many texts."""
         row, index = self._grams.find_many(texts)
         total = np.zeros((len(texts), self._rows.shape[1]))

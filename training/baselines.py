@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.keyword import KeywordRouter
+from router.stored_query import Query
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -28,7 +29,7 @@ def one_hot(tier: IntArray, n_tiers: int) -> FloatArray:
     return dist
 
 
-def keyword(queries: Sequence[str], names: Sequence[str], router: KeywordRouter) -> FloatArray:
+def keyword(queries: Sequence[Query], names: Sequence[str], router: KeywordRouter) -> FloatArray:
     """The keyword heuristic; ``names`` are the tiers in the order of the columns.
 
     >>> names = ["frontier", "mid", "nano"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +14,13 @@ from router.errors import InputError
 from training.cli_parts import JsonFlag, extra, print_json, progress
 
 if TYPE_CHECKING:
+    from router.embedding import Embedder
     from training.importers.core import ImportReport, Item
     from training.importers.verdicts import Rule
 
 import_app = typer.Typer(
-    help="Outcomes from LiteLLM, Langfuse, MLflow or OpenTelemetry, to train and evaluate on.",
+    help="Outcomes from LiteLLM, Langfuse, MLflow or OpenTelemetry, to train and evaluate on; or "
+    "from outcomes, to leave their text out.",
     no_args_is_help=True,
 )
 
@@ -37,6 +40,30 @@ Labels = Annotated[
 ]
 
 
+class StoreAs(StrEnum):
+    """What is written of a query."""
+
+    TEXT = "text"
+    VECTORS = "vectors"
+
+
+Store = Annotated[
+    StoreAs,
+    typer.Option(
+        help="What is written of a query: its text, or in place of it the vector, features and "
+        "hashed words that training reads (no anonymisation: see docs/privacy.md)."
+    ),
+]
+EmbedderName = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        help='With --store vectors: "static", a folder, or a sentence-transformers model; train '
+        "with the same. [default: static]",
+    ),
+]
+
+
 @import_app.command()
 def litellm(
     source: Source,
@@ -51,6 +78,8 @@ def litellm(
     score: Score = None,
     success_threshold: Threshold = None,
     success_label: Labels = None,
+    store: Store = StoreAs.TEXT,
+    embedder: EmbedderName = None,
     as_json: JsonFlag = False,
 ) -> None:
     """LiteLLM: StandardLoggingPayload as JSON lines, or the table SpendLogs as CSV or Parquet.
@@ -66,10 +95,11 @@ def litellm(
         from training.importers.core import check_out
         from training.importers.litellm import read_calls, read_feedback
     check_out(out, source, feedback)
+    embeds = _embedder(store, embedder)
     with progress() as say:
         say(f"reading {feedback.name}: feedback")
         known, bad = read_feedback(feedback, _rule(score, success_threshold, success_label))
-        report = _write(read_calls(source, known), out, source.name, say)
+        report = _write(read_calls(source, known), out, source.name, say, embeds)
     _show(report, as_json, {"feedback": (len(known), bad)})
 
 
@@ -83,6 +113,8 @@ def langfuse(
     score: Score = None,
     success_threshold: Threshold = None,
     success_label: Labels = None,
+    store: Store = StoreAs.TEXT,
+    embedder: EmbedderName = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Langfuse: exported observations (JSON lines or a JSON array) and their scores.
@@ -98,10 +130,11 @@ def langfuse(
         from training.importers.core import check_out
         from training.importers.langfuse import read_calls, read_scores
     check_out(out, source, scores)
+    embeds = _embedder(store, embedder)
     with progress() as say:
         say(f"reading {scores.name}: scores")
         known, bad = read_scores(scores, _rule(score, success_threshold, success_label))
-        report = _write(read_calls(source, known), out, source.name, say)
+        report = _write(read_calls(source, known), out, source.name, say, embeds)
     _show(report, as_json, {"scores": (len(known), bad)})
 
 
@@ -117,6 +150,8 @@ def mlflow(
     score: Score = None,
     success_threshold: Threshold = None,
     success_label: Labels = None,
+    store: Store = StoreAs.TEXT,
+    embedder: EmbedderName = None,
     as_json: JsonFlag = False,
 ) -> None:
     """MLflow: the traces of a tracking store, with the feedback among their assessments."""
@@ -125,9 +160,10 @@ def mlflow(
         from training.importers.core import check_out
         from training.importers.mlflow import read_calls
     check_out(out, Path(source))
+    embeds = _embedder(store, embedder)
     rule = _rule(score, success_threshold, success_label)
     with progress() as say:
-        report = _write(read_calls(source, rule, experiment), out, masked(source), say)
+        report = _write(read_calls(source, rule, experiment), out, masked(source), say, embeds)
     _show(report, as_json)
 
 
@@ -142,6 +178,8 @@ def otel(
     score: Score = None,
     success_threshold: Threshold = None,
     success_label: Labels = None,
+    store: Store = StoreAs.TEXT,
+    embedder: EmbedderName = None,
     as_json: JsonFlag = False,
 ) -> None:
     """OpenTelemetry: GenAI or OpenInference spans as OTLP JSON, with their evaluations.
@@ -153,11 +191,51 @@ def otel(
         from training.importers.otel import evaluations_of, read_calls
     files = [source] if evaluations is None else [source, evaluations]
     check_out(out, *files)
+    embeds = _embedder(store, embedder)
     with progress() as say:
         say("reading evaluations: log records")
         known = evaluations_of(_rule(score, success_threshold, success_label), *files)
-        report = _write(read_calls(source, known), out, source.name, say)
+        report = _write(read_calls(source, known), out, source.name, say, embeds)
     _show(report, as_json, {"evaluations": (len(known), {})})
+
+
+@import_app.command()
+def outcomes(
+    source: Annotated[Path, typer.Argument(help="Outcomes: .jsonl, .csv or .parquet.")],
+    out: Out,
+    success_threshold: Annotated[
+        float | None, typer.Option(help='Success is "score >= threshold" where a score is logged.')
+    ] = None,
+    store: Store = StoreAs.TEXT,
+    embedder: EmbedderName = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Outcomes that you already have, as JSON lines; with --store vectors, without their text.
+
+    Rows that store their query already stay as they are. Columns of your own are left out.
+    """
+    with extra("train"):
+        from training.importers.core import check_out
+        from training.importers.outcomes import read_calls
+    check_out(out, source)
+    embeds = _embedder(store, embedder)
+    with progress() as say:
+        report = _write(read_calls(source, success_threshold), out, source.name, say, embeds)
+    _show(report, as_json)
+
+
+def _embedder(store: StoreAs, name: str | None) -> Embedder | None:
+    """The embedder that queries are stored with; None where their text is written."""
+    if store is StoreAs.TEXT:
+        if name is not None:
+            raise InputError(
+                f"expected --store vectors with --embedder {name}, got --store text: add it, or "
+                "leave the embedder out."
+            )
+        return None
+    with extra("train"):
+        from router.embedding import load_embedder
+    return load_embedder("static" if name is None else name)
 
 
 def _rule(name: str | None, threshold: float | None, labels: list[str] | None) -> Rule:
@@ -166,7 +244,9 @@ def _rule(name: str | None, threshold: float | None, labels: list[str] | None) -
     return Rule(name, threshold, frozenset(label.strip().casefold() for label in labels or ()))
 
 
-def _write(items: Iterable[Item], out: Path, source: str, say: object) -> ImportReport:
+def _write(
+    items: Iterable[Item], out: Path, source: str, say: object, embedder: Embedder | None
+) -> ImportReport:
     from training.importers.core import write_outcomes
 
     assert callable(say)
@@ -174,6 +254,7 @@ def _write(items: Iterable[Item], out: Path, source: str, say: object) -> Import
         items,
         out,
         source=source,
+        embedder=embedder,
         on_progress=lambda rows: say(f"importing {source}: {rows:,} rows"),
     )
 

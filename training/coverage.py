@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.coverage import Coverage, pieces, script_shares, word_place
+from router.coverage import WORD_PLACES, Coverage, script_shares, word_places
+from router.stored_query import Query
 from training.limits import upper_limit
+from training.split import text_hash
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-# Places that words are hashed to; with fewer, those of a large vocabulary fill them all.
-N_PLACES = 32_768
 # A word of fewer queries leaves no trace in the artifact.
 MIN_QUERIES = 2
 # A query may hold so many times the share of a script that training had, and this much more: a few
@@ -31,7 +31,7 @@ SIMILARITY_WEIGHT = 1.0
 
 
 def coverage_of(
-    queries: Sequence[str],
+    queries: Sequence[Query],
     fold: IntArray,
     share_outside: float,
     similarity: npt.NDArray[np.floating[Any]] | None = None,
@@ -44,12 +44,13 @@ def coverage_of(
     comes to the references of the other folds; without it the words alone count.
     Queries of fewer than ``min_words`` words are not judged by them.
     """
-    places = [_places(query) for query in queries]
+    places = [word_places(query) for query in queries]
     folds, index = np.unique(fold, return_inverse=True)
-    counts = np.zeros((len(folds), N_PLACES))
+    counts = np.zeros((len(folds), WORD_PLACES))
     n_in_fold = np.zeros(len(folds), np.int64)
     # Each text counts once: copies would make a word of one text a word of many.
-    for first in {query: at for at, query in reversed(list(enumerate(queries)))}.values():
+    first_of = {text_hash(query): at for at, query in reversed(list(enumerate(queries)))}
+    for first in first_of.values():
         counts[index[first], list(set(places[first]))] += 1.0
         n_in_fold[index[first]] += 1
     total, n = counts.sum(axis=0), int(n_in_fold.sum())
@@ -73,14 +74,6 @@ def coverage_of(
         similarity_weight=weight,
         min_words=float(min_words),
     )
-
-
-def _places(query: str) -> list[int]:
-    return [
-        place
-        for place in (word_place(piece, N_PLACES) for piece in pieces(query))
-        if place is not None
-    ]
 
 
 def _rarity(with_place: FloatArray, n: int) -> Float32Array:

@@ -20,6 +20,7 @@ from router.decision import Predictions
 from router.errors import InputError
 from router.keyword import KeywordRouter
 from router.policy import SAME_RATE
+from router.stored_query import Query
 from training import baselines, metrics
 from training.comparison import Played, compare
 from training.defaults import DEFAULT_CONFIDENCE
@@ -208,7 +209,7 @@ def _compared_rows(
 
 
 def predict_all(
-    router: Router, queries: Sequence[str], progress: Progress
+    router: Router, queries: Sequence[Query], progress: Progress
 ) -> tuple[Predictions, FloatArray]:
     """What the router expects of every query, and its action distribution; memory is bounded."""
     parts: list[Predictions] = []

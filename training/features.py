@@ -17,7 +17,8 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Embedder, StaticEmbedder
+from router.embedding import Embedder, StaticEmbedder, embed_all
+from router.stored_query import Query
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -28,15 +29,24 @@ CHUNK_TEXTS = 1024
 
 def embed_queries(
     embedder: Embedder,
-    texts: Sequence[str],
+    queries: Sequence[Query],
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> FloatArray:
-    """Vectors (n, d) of ``texts``; ``on_progress`` is told how many texts are done.
+    """Vectors (n, d) of ``queries``; ``on_progress`` is told how many texts are done.
 
-    Each distinct text is embedded once. A static embedder's vectors are not kept on disk: it is
-    faster than reading them back.
+    Each distinct text is embedded once; stored queries bring their vectors. A static embedder's
+    vectors are not kept on disk: it is faster than reading them back.
+
+    Raises:
+        EmbeddingError: a stored query's vector was made by another embedder.
     """
+    return embed_all(embedder, queries, lambda texts: _embed_texts(embedder, texts, on_progress))
+
+
+def _embed_texts(
+    embedder: Embedder, texts: Sequence[str], on_progress: Callable[[int], None] | None
+) -> FloatArray:
     positions = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     distinct = list(positions)
     vectors = np.zeros((len(distinct), embedder.dimension), np.float32)

@@ -21,7 +21,9 @@ import numpy.typing as npt
 from router.errors import OutcomeError
 from router.outcomes import Outcome, attempt_of, label, success_of
 from router.prices import PriceBook
+from router.stored_query import Query
 from router.tiers import TierSet
+from training.split import text_hash
 
 # Models that are no tier count where they were seen on this share of the requests: fewer outcomes
 # say little about difficulty, and their columns take memory.
@@ -86,7 +88,7 @@ class Gathered:
         self._book = price_book
         self._found: dict[tuple[str | None, str | None], int | None] = {}
         self._request_index: dict[str, int] = {}
-        self._queries: list[str] = []
+        self._queries: list[Query] = []
         # Facts of a request, from its first row that knows them.
         self._task: list[object] = []
         self._split: list[object] = []
@@ -162,7 +164,7 @@ class Gathered:
             self._at.append(outcome.at)
             self._artifact_id.append(self._shared(outcome.artifact_id))
         else:
-            if outcome.query != self._queries[index]:
+            if not _same(outcome.query, self._queries[index]):
                 raise OutcomeError("request_id has two different queries")
             if outcome.split is not None:
                 if self._split[index] not in (None, outcome.split):
@@ -254,6 +256,13 @@ class Gathered:
 def as_objects(values: Sequence[Any] | npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
     """An object array of shape (n,) that holds the values as they stand."""
     return np.fromiter(values, dtype=object, count=len(values))
+
+
+def _same(a: Query, b: Query) -> bool:
+    """Whether two are the same query, one of them maybe stored without its text."""
+    if isinstance(a, str) and isinstance(b, str):
+        return a == b
+    return text_hash(a) == text_hash(b)
 
 
 def _or_nan(value: float | None) -> float:

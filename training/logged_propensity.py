@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from router.embedding import embed_all
 from router.query_features import query_features_many
+from router.stored_query import Query
 from training.importance import Logged, supported_by_log
 from training.propensity import (
     MAX_FITTING_ROWS,
@@ -77,7 +79,7 @@ def log_policy(
     logged: Logged,
     recorded: FloatArray,
     n_tiers: int,
-    queries: Sequence[str],
+    queries: Sequence[Query],
     hashes: HashArray,
     keyword_tier: IntArray,
     embedder: Callable[[], Embedder],
@@ -147,7 +149,7 @@ def _single_tier(logged: Logged, n_tiers: int, names: Sequence[str], n_recorded:
 def _by_text(
     tier: IntArray,
     n_tiers: int,
-    queries: Sequence[str],
+    queries: Sequence[Query],
     hashes: HashArray,
     embedder: Callable[[], Embedder],
     seed: int,
@@ -167,11 +169,11 @@ def _by_text(
     drawn = np.zeros(len(unique), bool)
     drawn[rng.permutation(len(unique))[:n_texts]] = True
     inside = np.flatnonzero(drawn[text])
-    embed = embedder().embed
+    made_by = embedder()
 
     def inputs(rows: npt.NDArray[np.intp]) -> FloatArray:
         texts = [queries[i] for i in rows]
-        parts = (embed(texts), query_features_many(texts))
+        parts = (embed_all(made_by, texts), query_features_many(texts))
         result: FloatArray = np.concatenate(parts, axis=1).astype(np.float64)
         return result
 

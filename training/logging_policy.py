@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from router.stored_query import Query
 from router.support import (
     MIN_PROPENSITY,
     KeywordSupport,
@@ -220,7 +221,7 @@ def _estimate(
     """The likelier of two models: a linear one, and the keyword heuristic with exceptions."""
     n_tiers = fitting.n_tiers
     linear = fit_propensity(dense[0], tier, n_tiers, fold, seed=seed)
-    queries: list[Sequence[str]] = [fitting.query.tolist(), held.query.tolist()]
+    queries: list[Sequence[Query]] = [fitting.query.tolist(), held.query.tolist()]
     places = keyword_places(queries[0], n_tiers)
     rule = propensity_by_stratum(places, tier, n_tiers)
     # What the heuristic says of no fitting row is as if it said nothing.

@@ -30,6 +30,7 @@ from router.estimators import TierMeans
 from router.predictor import Predictor
 from router.query_features import FEATURE_NAMES
 from router.selection import CalibrationRows
+from router.stored_query import Query
 from router.tiers import TierSet
 from training.search import Choice, Objective, describe_policy
 from training.table import OutcomeTable
@@ -201,7 +202,7 @@ def fingerprint(table: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> str:
 
 
 def calibration_tokens(
-    predictor: Predictor, queries: Sequence[str], embeddings: npt.NDArray[np.float32]
+    predictor: Predictor, queries: Sequence[Query], embeddings: npt.NDArray[np.float32]
 ) -> dict[str, Any]:
     """Predicted tokens and dollars (n, T) of the calibration rows, so that prices can change."""
     heads = {

@@ -12,6 +12,7 @@ from router.embedding import Embedder
 from router.errors import InputError
 from router.inputs import InputMap
 from router.query_features import N_FEATURES
+from router.stored_query import Query
 from router.tiers import TierSet, estimated_tokens
 from training.design import Design
 from training.features import embed_queries
@@ -162,7 +163,7 @@ def prepare(
 
 
 def inputs_of(
-    queries: Sequence[str],
+    queries: Sequence[Query],
     vectors: Float32Array,
     folds: IntArray,
     seed: int,

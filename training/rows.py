@@ -180,6 +180,8 @@ def _check_columns(path: Path, names: Sequence[str], needs_success: bool) -> Non
     """Refuse a table that lacks a required column, rather than reject each of its rows."""
     have = set(names)
     missing = [name for name in ("request_id", "query") if name not in have]
+    if "query_record" in have and "query" in missing:
+        missing.remove("query")
     if not have & {"tier", "model"}:
         missing.append("tier or model")
     if "success" not in have and (needs_success or "score" not in have):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from router.errors import InputError
 from router.selection import CALIBRATION_SHARE
+from router.stored_query import Query, StoredQuery
 
 if TYPE_CHECKING:
     from training.table import OutcomeTable
@@ -50,17 +51,26 @@ def normalise_text(text: str) -> str:
     return text
 
 
-def query_hash(text: str) -> int:
+def query_hash(text: Query) -> int:
     """Unsigned 64-bit hash of the normalised text; the same in every process and on every machine.
 
     Lone surrogates, which UTF-8 cannot encode, are hashed as they stand.
     """
-    data = normalise_text(text).encode("utf-8", "surrogatepass")
+    return text.query_hash if isinstance(text, StoredQuery) else _hash(normalise_text(text))
+
+
+def text_hash(text: Query) -> int:
+    """As `query_hash`, of the text as it stands: tells whether two are the same query."""
+    return text.text_hash if isinstance(text, StoredQuery) else _hash(text)
+
+
+def _hash(text: str) -> int:
+    data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def query_hashes(texts: Iterable[str]) -> HashArray:
-    """`query_hash` of many texts, shape (n,), uint64."""
+def query_hashes(texts: Iterable[Query]) -> HashArray:
+    """`query_hash` of many queries, shape (n,), uint64."""
     return np.fromiter((query_hash(text) for text in texts), dtype=np.uint64)
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from router.errors import InputError, OutcomeError
 from router.outcomes import Outcome
 from router.prices import PriceBook
+from router.stored_query import Query
 from router.tiers import TierSet
 from training.defaults import MAX_BAD_SHARE
 from training.gather import Gathered, Rejects, as_objects
@@ -79,7 +80,8 @@ class OutcomeTable:
     """Outcomes of n requests on T tiers, columns in the order of ``tiers``.
 
     ``request_id``, ``query``, ``task``, ``split``, ``at`` and ``artifact_id`` (which artifact
-    routed the request) are object arrays of shape (n,); the last four may hold None. ``success``,
+    routed the request) are object arrays of shape (n,); the last four may hold None. A query is a
+    text or a ``StoredQuery``. ``success``,
     ``cost_usd``, ``input_tokens``, ``output_tokens`` and ``propensity`` are float64 of shape
     (n, T), NaN where unobserved or unknown. ``observed`` is bool of shape (n, T).
     ``other_success`` (n, M) holds the successes of M models that are no tier:
@@ -88,7 +90,7 @@ class OutcomeTable:
 
     tiers: TierSet
     request_id: ObjectArray
-    query: ObjectArray
+    query: ObjectArray = field(repr=False)
     task: ObjectArray
     split: ObjectArray
     at: ObjectArray
@@ -152,7 +154,7 @@ class OutcomeTable:
     def from_arrays(
         cls,
         tiers: TierSet,
-        query: Sequence[str] | ObjectArray,
+        query: Sequence[Query] | ObjectArray,
         success: npt.ArrayLike,
         cost_usd: npt.ArrayLike,
         *,

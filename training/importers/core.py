@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from router.embedding import Embedder
 from router.errors import InputError, OutcomeError
 from router.outcomes import Outcome, write_jsonl
 from training.gather import Rejects
 from training.importers.verdicts import Finding, Verdict
+from training.store import without_text
 
 _PROGRESS_EVERY_ROWS = 10_000
 # What looks like an id may stand beside the reason of a reject; anything else may be a prompt.
@@ -31,19 +33,20 @@ class Call:
     ``finding`` is what was found out about its success.
     """
 
-    columns: dict[str, object]
+    columns: dict[str, object] = field(repr=False)
     finding: Finding
 
 
 class Item(NamedTuple):
-    """One row of a source: where it stands, and the call, the reason why it is none that can be
-    mapped, or None where it is no call to a model at all (a tool, a retrieval, a step of a chain).
+    """One row of a source: where it stands, and what it is.
 
-    ``position`` is the line from 1 of JSON lines and CSV, else the number of the row.
+    That is a call (or an outcome already), the reason why it is none that can be mapped, or None
+    where it is no call to a model at all (a tool, a retrieval, a step of a chain). ``position`` is
+    the line from 1 of JSON lines and CSV, else the number of the row.
     """
 
     position: int
-    call: Call | OutcomeError | None
+    call: Call | Outcome | OutcomeError | None
     request_id: object = None
 
 
@@ -94,22 +97,26 @@ def write_outcomes(
     out: Path,
     *,
     source: str,
+    embedder: Embedder | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> ImportReport:
     """Write the calls that can be mapped to ``out`` in their order, and count the others.
 
     Those are listed in ``<out>.rejects.jsonl`` with position and reason. ``out`` is replaced when
     all is written, and left alone where nothing could be mapped. ``source`` names the source in
-    errors; ``on_progress`` gets the number of rows so far.
+    errors; ``on_progress`` gets the number of rows so far. With an ``embedder`` no text of a query
+    is written: what training reads of it is stored in its place.
 
     Raises:
+        EmbeddingError: the vectors of ``embedder`` cannot be stored.
         InputError: the source has no rows, or none of them could be mapped.
     """
     partial = out.with_name(out.name + ".partial")
     with Rejects(out) as rejects:
         stream = _Stream(items, rejects, on_progress)
         try:
-            write_jsonl(partial, stream.outcomes())
+            outcomes = stream.outcomes()
+            write_jsonl(partial, without_text(outcomes, embedder) if embedder else outcomes)
             report = stream.report(out)
             _check(report, source)
             partial.replace(out)
@@ -164,9 +171,11 @@ class _Stream:
         )
 
 
-def _outcome(call: Call | OutcomeError) -> Outcome:
+def _outcome(call: Call | Outcome | OutcomeError) -> Outcome:
     if isinstance(call, OutcomeError):
         raise call
+    if isinstance(call, Outcome):
+        return call
     if not isinstance(call.finding, Verdict):
         raise OutcomeError(call.finding)
     columns = {**call.columns, "success": call.finding.success, "score": call.finding.score}

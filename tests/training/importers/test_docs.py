@@ -25,7 +25,7 @@ from tests.training.importers.helpers import (
 )
 from training.importers.verdicts import _WORDS
 
-COMMANDS = ("litellm", "langfuse", "mlflow", "otel")
+COMMANDS = ("litellm", "langfuse", "mlflow", "otel", "outcomes")
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +54,8 @@ def write_files(folder: Path) -> None:
     write_lines(folder / "observations.jsonl", [observation(1)])
     write_lines(folder / "scores.jsonl", [score({"kind": "trace", "id": "trace-1"}, True)])
     write_lines(folder / "spans.jsonl", [helpers.request(span(events=[event(evaluation(1))]))])
+    outcome = {"request_id": "1", "query": "q", "success": 1, "model": "acme-small", "cost_usd": 1}
+    write_lines(folder / "with-text.jsonl", [outcome])
 
 
 def test_the_keys_and_words_are_those_of_the_code(page: str) -> None:
