@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from router.artifact import Artifact
+from router.costs import CostEstimator, TierMeans
 from router.embedding import Embedder, SentenceTransformerEmbedder, StaticEmbedder
 from router.encoder import check_model
 from router.errors import ArtifactError, EmbeddingError, InputError, MissingExtraError
 from router.escalation import Escalation
-from router.estimators import CostEstimator, TierMeans
 from router.policy import Policy
 from router.predictor import Predictor
 from router.query_features import FEATURE_NAMES

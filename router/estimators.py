@@ -1,33 +1,24 @@
-"""Estimators compiled to plain arrays: P(success), E[tokens], E[cost]. No scikit-learn here.
+"""P(success) compiled to plain arrays. No scikit-learn here.
 
 ``training/fit.py`` fits with scikit-learn and compiles to these; a test holds both to the same
-predictions. Shapes: ``n`` requests, ``T`` tiers, ``D`` inputs in the order of
-``router.inputs``, ``d`` embedding dimensions, ``m`` references (training queries, or centroids of
-them). An estimator with fewer weights than inputs reads the first of them.
-
-All but the nearest neighbours read their inputs through a linear predictor eta = x @ weight + bias
-alone, and say with ``from_eta`` what they make of it; serving works out the linear predictors of
-all estimators at once (``router.linear_map``). For one request, ``from_eta`` takes and gives arrays
-without the first dimension.
-
-Prices are not in here: heads predict tokens, and the price book turns them into dollars when a
-decision is made. A tier whose log has only dollars, or whose price nobody knows, has a dollar head.
+predictions. Shapes, and how linear predictors are read, are those of ``router.arrays``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from router.arrays import Arrays, Linear, bounded, linear_predictor
+from router.costs import TierMeans as TierMeans  # where it was before
 from router.errors import ArtifactError
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
-
 
 # As an array, with which numpy calculates twice as fast as with a number.
 _HALF = np.array(0.5)
@@ -47,75 +38,9 @@ def sigmoid(x: FloatArray) -> FloatArray:
 # Cosine similarities in float32 that differ by less are the same: the last digits depend on how
 # many queries are asked at once, and must not decide between copies of one text.
 _SAME_SIMILARITY = 1e-6
-# Far beyond anything fitted, and far from overflow when multiplied with inputs.
-_BOUND = 1e100
-_MAX_LOG = 100.0
 
 
-def _bounded(*arrays: npt.NDArray[Any]) -> bool:
-    return all(bool((np.abs(array) < _BOUND).all()) for array in arrays)  # False for NaN
-
-
-# Weight (inputs, K) and bias (K,) of a linear predictor.
-Linear = tuple[FloatArray, FloatArray]
-
-
-def _eta(x: FloatArray, linear: Linear) -> FloatArray:
-    """The linear predictor (n, K) of inputs (n, D), of which it may read the first only."""
-    weight, bias = linear
-    return x[:, : len(weight)] @ weight + bias
-
-
-class _Arrays:
-    """Round trip of a dataclass of arrays through a flat mapping with a prefix.
-
-    ``shapes`` names the dimensions of each array: those of the module's docstring, "h" hidden
-    units, "2T+1"; none for a single number.
-    """
-
-    kind: ClassVar[str]
-    shapes: ClassVar[Mapping[str, tuple[str, ...]]]
-
-    def to_arrays(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
-        return {f"{prefix}.{f.name}": np.asarray(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_arrays(
-        cls, prefix: str, arrays: Mapping[str, npt.NDArray[Any]], sizes: Mapping[str, int]
-    ) -> Self:
-        """From the artifact's arrays; refuses what would fail, or mislead, when routing."""
-        known = dict(sizes)
-        for name, dimensions in cls.shapes.items():
-            array = arrays.get(f"{prefix}.{name}")
-            number = np.int64 if name == "n_neighbours" else np.float64
-            if (
-                array is None
-                or array.dtype != number
-                or array.ndim != len(dimensions)
-                or any(
-                    known.setdefault(d, n) != n
-                    for d, n in zip(dimensions, array.shape, strict=True)
-                )
-            ):
-                got = "none" if array is None else f"{array.dtype} of shape {array.shape}"
-                raise ArtifactError(
-                    f"expected the array {prefix}.{name} in the artifact as {number.__name__} of "
-                    f"shape ({', '.join(dimensions)}), got {got}: train it again."
-                )
-        made = cls(**{name: arrays[f"{prefix}.{name}"] for name in cls.shapes})
-        if not made.sound():
-            raise ArtifactError(
-                f"expected usable numbers in the arrays {prefix}.* of the artifact, got others: "
-                "train it again."
-            )
-        return made
-
-    def sound(self) -> bool:
-        """Whether the numbers can be calculated with."""
-        return _bounded(*(getattr(self, name) for name in self.shapes))
-
-
-class _Member(_Arrays):
+class _Member(Arrays):
     """A part of the success estimator: logits from a linear predictor and from similarities."""
 
     @property
@@ -129,7 +54,7 @@ class _Member(_Arrays):
 
     def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
         """Logits (n, T) from inputs (n, D) and similarities (n, m)."""
-        return self.from_eta(_eta(x, self.linear), similarity)
+        return self.from_eta(linear_predictor(x, self.linear), similarity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +182,7 @@ class NeighbourScore(_Member):
         n_tiers = len(self.prior)
         succeeded, seen = self.counts[:, :n_tiers], self.counts[:, n_tiers:-1]
         return (
-            _bounded(self.counts, self.slope, self.intercept, self.shrinkage)
+            bounded(self.counts, self.slope, self.intercept, self.shrinkage)
             and bool(((self.prior > 0) & (self.prior < 1)).all())
             and bool(((succeeded >= 0) & (succeeded <= seen * (1 + 1e-9))).all())
             and bool((self.counts[:, -1] == 1).all())
@@ -299,7 +224,7 @@ class SuccessEstimator:
 
     def predict(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
         """Calibrated P(success), shape (n, T), from inputs (n, D) and similarities (n, m)."""
-        return self.from_eta([_eta(x, linear) for linear in self.linear], similarity)
+        return self.from_eta([linear_predictor(x, linear) for linear in self.linear], similarity)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays by name for the artifact."""
@@ -325,179 +250,3 @@ class SuccessEstimator:
         return cls(
             tuple(_MEMBERS[kind].from_arrays(f"success.{kind}", arrays, sizes) for kind in kinds)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class LogLinearHead(_Arrays):
-    """E[y] for positive y: ``smear * exp(clip(x @ weight + bias))``; NaN where unfitted.
-
-    weight (D, T), the rest (T,). ``smear`` corrects the bias of exp(E[log y]) (N. Duan, Smearing
-    estimate, JASA 78, 1983, as a ratio so that predicted and logged sums agree); the logarithm is
-    clipped to the range seen in training, so that a strange query cannot cost a fortune on paper.
-    """
-
-    kind: ClassVar[str] = "log-linear"
-    shapes: ClassVar = {
-        "weight": ("D", "T"),
-        "bias": ("T",),
-        "log_low": ("T",),
-        "log_high": ("T",),
-        "smear": ("T",),
-    }
-    weight: FloatArray
-    bias: FloatArray
-    log_low: FloatArray
-    log_high: FloatArray
-    smear: FloatArray
-
-    @property
-    def linear(self) -> Linear:
-        """Weight and bias."""
-        return self.weight, self.bias
-
-    def from_eta(self, eta: FloatArray) -> FloatArray:
-        """Expected value (n, T) from its unclipped logarithm."""
-        log_y = np.minimum(np.maximum(eta, self.log_low), self.log_high)
-        out: FloatArray = self.smear * np.exp(log_y)
-        return out
-
-    def predict(self, x: FloatArray) -> FloatArray:
-        """Expected value (n, T) from inputs (n, D)."""
-        return self.from_eta(_eta(x, self.linear))
-
-    def split(self, n_parts: int) -> list[Self]:
-        """Heads of equally many columns each."""
-        columns = [np.split(getattr(self, f.name), n_parts, axis=-1) for f in fields(self)]
-        return [type(self)(*part) for part in zip(*columns, strict=True)]
-
-    def sound(self) -> bool:
-        """Whether fitted tiers get a finite value."""
-        fit = self.fitted
-        weight, bias, smear = self.weight[:, fit], self.bias[fit], self.smear[fit]
-        low, high = self.log_low[fit], self.log_high[fit]
-        return (
-            _bounded(weight, bias, smear)
-            and bool((smear >= 0).all())
-            and bool(((low >= -_MAX_LOG) & (low <= high) & (high <= _MAX_LOG)).all())
-        )
-
-    @property
-    def fitted(self) -> npt.NDArray[np.bool_]:
-        """Which tiers (T,) this head can predict."""
-        return np.isfinite(self.bias)
-
-
-@dataclass(frozen=True, slots=True)
-class CostEstimator:
-    """E[cost in USD] (n, T) from token heads and prices, or from a dollar head.
-
-    input_usd_per_mtok and output_usd_per_mtok (T,) are NaN for tiers that use the dollar head.
-    ``by_tokens`` (T,) are the tiers whose cost is tokens times price.
-    """
-
-    input_tokens: LogLinearHead
-    output_tokens: LogLinearHead
-    usd: LogLinearHead
-    input_usd_per_mtok: FloatArray
-    output_usd_per_mtok: FloatArray
-    by_tokens: npt.NDArray[np.bool_] = field(init=False)
-    # Those that some tier's cost needs: the token heads, the dollar head or all three.
-    _heads: tuple[LogLinearHead, ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        priced = np.isfinite(self.input_usd_per_mtok) & np.isfinite(self.output_usd_per_mtok)
-        by_tokens = priced & self.input_tokens.fitted & self.output_tokens.fitted
-        heads = (self.input_tokens, self.output_tokens) if by_tokens.any() else ()
-        object.__setattr__(self, "by_tokens", by_tokens)
-        object.__setattr__(self, "_heads", heads if by_tokens.all() else (*heads, self.usd))
-
-    @property
-    def known(self) -> npt.NDArray[np.bool_]:
-        """Tiers (T,) whose cost can be predicted at all."""
-        return self.by_tokens | self.usd.fitted
-
-    def predict(self, x: FloatArray) -> FloatArray:
-        """Expected dollars (n, T) from inputs (n, D)."""
-        return self.from_eta([_eta(x, linear) for linear in self.linear])
-
-    @property
-    def linear(self) -> tuple[Linear, ...]:
-        """(weight, bias) of the linear predictor of each head that some tier's cost needs."""
-        return tuple(head.linear for head in self._heads)
-
-    def from_eta(self, etas: Sequence[FloatArray]) -> FloatArray:
-        """Expected dollars (n, T) from the linear predictors of those heads."""
-        values = [head.from_eta(eta) for head, eta in zip(self._heads, etas, strict=True)]
-        if len(values) == 1:
-            return values[0]
-        tokens = self.dollars(values[0], values[1])
-        return tokens if len(values) == 2 else np.where(self.by_tokens, tokens, values[2])
-
-    def dollars(self, input_tokens: FloatArray, output_tokens: FloatArray) -> FloatArray:
-        """Tokens (n, T) times price; NaN for tiers that do not go by tokens."""
-        return (
-            input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok
-        ) * 1e-6
-
-    def priced(self, input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray) -> Self:
-        """The same heads at other prices."""
-        return type(self)(
-            self.input_tokens, self.output_tokens, self.usd, input_usd_per_mtok, output_usd_per_mtok
-        )
-
-    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Arrays by name for the artifact (prices live in the manifest)."""
-        return {
-            **self.input_tokens.to_arrays("input_tokens"),
-            **self.output_tokens.to_arrays("output_tokens"),
-            **self.usd.to_arrays("usd"),
-        }
-
-    @classmethod
-    def from_arrays(
-        cls,
-        arrays: Mapping[str, npt.NDArray[Any]],
-        sizes: Mapping[str, int],
-        input_usd_per_mtok: FloatArray,
-        output_usd_per_mtok: FloatArray,
-    ) -> CostEstimator:
-        """From the artifact; ``sizes`` are D, T and m."""
-        made = cls(
-            LogLinearHead.from_arrays("input_tokens", arrays, sizes),
-            LogLinearHead.from_arrays("output_tokens", arrays, sizes),
-            LogLinearHead.from_arrays("usd", arrays, sizes),
-            input_usd_per_mtok,
-            output_usd_per_mtok,
-        )
-        if not made.known.all():
-            raise ArtifactError(
-                "expected a cost of every tier in the artifact, got none for some: train it again."
-            )
-        return made
-
-
-@dataclass(frozen=True, slots=True)
-class TierMeans:
-    """Mean expected tokens and dollars of every tier (T,) on the fitting rows, NaN where unknown.
-
-    Prices being linear, they give the tiers' mean cost at any price.
-    """
-
-    input_tokens: FloatArray
-    output_tokens: FloatArray
-    usd: FloatArray
-
-    def dollars(self, cost: CostEstimator) -> FloatArray:
-        """Mean expected dollars (T,) at the prices of ``cost``."""
-        by_tokens = cost.dollars(self.input_tokens, self.output_tokens)
-        out: FloatArray = np.where(cost.by_tokens, by_tokens, self.usd)
-        return out
-
-    def to_dict(self) -> dict[str, list[float]]:
-        """JSON form, with NaN still in it."""
-        return {f.name: getattr(self, f.name).tolist() for f in fields(self)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, list[float | None]]) -> TierMeans:
-        """Back from the manifest, where NaN is null."""
-        return cls(**{f.name: np.array(data[f.name], dtype=float) for f in fields(cls)})

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.estimators import Linear
+from router.arrays import Linear
 from router.inputs import InputMap
 from router.stored_query import Query
 from router.word_grams import N_GRAMS, GramProduct

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from router.costs import CostEstimator
 from router.coverage import Coverage
 from router.decision import Predictions
 from router.embedding import Embedder, embed_all
 from router.errors import ArtifactError
-from router.estimators import CostEstimator, SuccessEstimator
+from router.estimators import SuccessEstimator
 from router.inputs import InputMap
 from router.linear_map import LinearMap, product
 from router.stored_query import Query

@@ -23,10 +23,10 @@ import numpy.typing as npt
 from router.artifact import Artifact, default_artifact_folder, load_artifact
 from router.certificate import Floor
 from router.contents import max_weight, read_contents, tested_prices
+from router.costs import CostEstimator, TierMeans
 from router.decision import Decision, Predictions, Reason
 from router.errors import InputError, RoutingError
 from router.escalation import Escalation, Verifier
-from router.estimators import CostEstimator, TierMeans
 from router.exploration import Exploration, Explorer, certify_explored, drawn
 from router.plans import best_plan
 from router.policy import Policy, min_cps_value, value_for_budget

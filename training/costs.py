@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from router.costs import CostEstimator, LogLinearHead, TierMeans
 from router.errors import InputError
-from router.estimators import CostEstimator, LogLinearHead, TierMeans
 from router.prices import PriceBook, current_prices
 from training.design import Design
 from training.inputs import Inputs

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 import router
 from router.artifact import read_manifest, save_artifact
+from router.costs import TierMeans
 from router.embedding import (
     Embedder,
     StaticEmbedder,
@@ -26,7 +27,6 @@ from router.embedding import (
     static_files,
 )
 from router.escalation import Escalation
-from router.estimators import TierMeans
 from router.predictor import Predictor
 from router.query_features import FEATURE_NAMES
 from router.selection import CalibrationRows

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.estimators import Linear
+from router.arrays import Linear
 from router.inputs import InputMap, TaskPosterior
 from router.linear_map import _ONE_THREAD, LinearMap, product
 from tests.artifacts import HARD_QUERIES

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pytest
 
 from router import predictor as predictor_module
+from router.costs import CostEstimator, LogLinearHead
 from router.errors import ArtifactError
 from router.estimators import (
-    CostEstimator,
     LinearScore,
-    LogLinearHead,
     NeighbourScore,
     RidgeScore,
     SuccessEstimator,

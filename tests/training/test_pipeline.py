@@ -15,8 +15,8 @@ import pytest
 
 from router import Router
 from router.artifact import FORMAT, load_artifact
+from router.costs import TierMeans
 from router.errors import EmbeddingError, InputError
-from router.estimators import TierMeans
 from router.outcomes import write_jsonl
 from router.tiers import Tier, TierSet
 from tests.minilm import minilm_folder, tiny_encoder
