@@ -33,6 +33,8 @@ KERNEL_WIDTH = 4.0
 _MAX_KERNEL_WIDTH = 1000.0
 # Indicators that are estimated by least squares differ by far less than 1.
 _SHARPNESS = np.array(10.0)
+# Far more than training writes; memory for serving grows with the square of it.
+_MOST_TASKS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class TaskPosterior:
             ):
                 raise _misfit(name)
         assert weight is not None and bias is not None
-        if weight.shape[1] != len(bias) or not len(bias):
+        if weight.shape[1] != len(bias) or not 0 < len(bias) <= _MOST_TASKS:
             raise _misfit("task_bias")
         return cls(weight, bias)
 

@@ -166,6 +166,10 @@ def test_a_posterior_that_does_not_fit_is_refused() -> None:
         "not finite": {"inputs.task_bias": np.where(bias == bias[0], np.nan, bias)},
         "other tasks": {"inputs.task_bias": bias[:-1]},
         "flat": {"inputs.task_weight": weight.ravel()},
+        "too many": {
+            "inputs.task_weight": np.zeros((len(weight), 1025)),
+            "inputs.task_bias": np.zeros(1025),
+        },
         "none": {"inputs.task_weight": weight[:, :0], "inputs.task_bias": bias[:0]},
     }
     for change in broken.values():
