@@ -100,9 +100,10 @@ def ratio_table(
     )
     terms = (
         "Rows with every tier known, the split column ignored. All choose lambda by one rule and "
-        "their own settings (below) on training rows alone, and read the same query vectors. Where "
-        f"a set has outcomes of models that are no tier, {default} learns from them too, for which "
-        "the rivals' published forms have no place: compare 'of the tiers' own outcomes alone'."
+        f"their own settings (below) on training rows alone, and read the same query vectors; "
+        f"{default} reads words as well. Where a set has outcomes of models that are no tier, or "
+        f"names tasks, {default} learns from them too, for which the rivals' published forms have "
+        "no place: compare 'of the tiers' own outcomes alone' and 'of a log that names no tasks'."
     )
     points = (
         f"{rivals.KEYWORD}: its one point, without lambda; compared with {default} at the success "

@@ -46,6 +46,7 @@ DEFAULT_FAMILY = AUTO_FAMILIES[0]
 # The networks take as long as all others together: the quality part measures them.
 NESTED_FAMILIES = tuple(family for family in FAMILIES if family != "mlp")
 OWN_TIERS = f"{DEFAULT_FAMILY}, of the tiers' own outcomes alone"
+WITHOUT_TASKS = f"{DEFAULT_FAMILY}, of a log that names no tasks"
 BLEND_MEAN_COST = "blend, mean costs instead of cost from text"
 RIVALS = (
     *(rivals.KEYWORD, rivals.KNN, rivals.CLUSTERS, rivals.WIN_RATE, rivals.WIN_RATE_PAIR),
@@ -128,6 +129,10 @@ def our_predictions(
     predicted = fitted(families, rows.other_success)
     if ablate and DEFAULT_FAMILY in families and np.isfinite(rows.other_success).any():
         predicted[OWN_TIERS] = fitted([DEFAULT_FAMILY], None)[DEFAULT_FAMILY]
+    if ablate and DEFAULT_FAMILY in families and data.n_tasks:
+        untold = replace(outer, rows=replace(rows, task=np.full(len(rows.task), None, object)))
+        found = our_predictions(untold, [DEFAULT_FAMILY], ablate=False)
+        predicted[WITHOUT_TASKS] = found[DEFAULT_FAMILY]
     if ablate and "blend" in predicted:
         blend, mean = predicted["blend"], rows.cost_usd.mean(axis=0)
         predicted[BLEND_MEAN_COST] = Held(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,21 @@ def test_who_is_told_the_task_gains_where_the_task_says_it_all() -> None:
         (np.full_like(known.p_success, 0.5), known.cost_usd), (blind, roles.test.cost_usd), roles
     )
     assert nothing_known >= 1.0 - 1e-9
+
+
+def test_folds_show_what_the_names_of_tasks_are_worth() -> None:
+    table = by_task(150)
+    unnamed = replace(table, task=np.full(150, None, object))
+    vectors = load_embedder("static").embed(list(table.query))
+    told, untold = (
+        folds.our_predictions(next(folds.outer_folds(each, vectors, 2, (0,))), ["ridge"])
+        for each in (table, unnamed)
+    )
+    assert set(told) - set(untold) == {folds.WITHOUT_TASKS}
+    blind = told[folds.WITHOUT_TASKS]
+    np.testing.assert_array_equal(blind.p_held, untold["ridge"].p_held)
+    np.testing.assert_array_equal(blind.cost_held, untold["ridge"].cost_held)
+    assert not np.array_equal(blind.p_held, told["ridge"].p_held)
 
 
 def test_folds_know_the_task_where_the_text_or_the_name_says_it() -> None:
