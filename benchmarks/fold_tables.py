@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from benchmarks import rivals
 from benchmarks.results import Table
+from training.metrics import FLOOR_RANGE
 
 FloatArray = npt.NDArray[np.float64]
 
 N_FLOORS = 20
-# Where the floors of `metrics.mean_mix_ratio` lie between the weakest and the strongest tier.
-FLOOR_SHARES = np.linspace(0.10, 0.98, N_FLOORS)
+FLOOR_SHARES = np.linspace(*FLOOR_RANGE, N_FLOORS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ Interval = tuple[float, float]
 _LEAST_GAIN = 1e-9
 # The cost-success curve's success values come from at most this many rows.
 _MAX_SWEEP_ROWS = 100_000
+# Where the floors of the mean mix ratio lie on the way from the weakest to the strongest tier.
+FLOOR_RANGE = 0.10, 0.98
 
 
 def expected_outcome(action_dist: FloatArray, outcome: FloatArray) -> FloatArray:
@@ -269,7 +271,7 @@ def mean_mix_ratio(
     p_test, expected_test, success_test, cost_test = test
     tier_rates = tier_means(success_train)
     weakest, strongest = float(tier_rates.min()), float(tier_rates.max())
-    floors = weakest + np.linspace(0.10, 0.98, n_floors) * (strongest - weakest)
+    floors = weakest + np.linspace(*FLOOR_RANGE, n_floors) * (strongest - weakest)
     expected_success = recentred(p_train, success_train)
     values = success_values_for_floors(p_train, expected_train, expected_success, floors)
     tier_costs, tier_rates = tier_means(cost_test), tier_means(success_test)

@@ -156,13 +156,13 @@ def decision_values(
         base = np.full(len(weights), floor.rate or 0.0)
         if floor.relative_to is not None:
             base = tier_success[:, floor.relative_to] + floor.margin
-        dearest = tier_cost[np.arange(len(weights)), tier_success.argmax(axis=1)]
+        strongest_cost = tier_cost[np.arange(len(weights)), tier_success.argmax(axis=1)]
         ours, mixed = np.zeros(len(weights)), np.zeros(len(weights))
         for shift in _FLOOR_SHIFTS:
             wanted = base + shift
             # What reaches the floor but for rounding reaches it.
             reaches = success >= wanted[:, None] - 1e-9
-            ours += np.minimum(np.where(reaches, cost, np.inf).min(axis=1), dearest)
+            ours += np.minimum(np.where(reaches, cost, np.inf).min(axis=1), strongest_cost)
             mixed += [
                 cheapest_mix(*means).cost_usd
                 for means in zip(tier_cost, tier_success, wanted, strict=True)
