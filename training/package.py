@@ -33,6 +33,7 @@ from router.selection import CalibrationRows
 from router.stored_query import Query
 from router.tiers import TierSet
 from training.search import Choice, Objective, describe_policy
+from training.split import text_hash
 from training.table import OutcomeTable
 
 MODEL_CARD = "MODEL_CARD.md"
@@ -184,9 +185,12 @@ def _calibration_arrays(
 
 
 def fingerprint(table: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> str:
-    """SHA-256 of what was learned from: hashed queries and their outcomes, in any order."""
+    """SHA-256 of what was learned from: hashed queries, outcomes and tasks, in any order."""
+    tasks = [0 if name is None else text_hash(name) for name in table.task]
     columns = np.column_stack(
         [
+            # A log that names none has the fingerprint that it had before tasks were read.
+            *([np.array(tasks, np.uint64).view(np.float64)] if any(tasks) else []),
             hashes.view(np.float64),
             table.success,
             table.cost_usd,

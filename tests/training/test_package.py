@@ -248,6 +248,17 @@ def test_the_fingerprint_depends_on_every_outcome(column: str, value: float) -> 
     assert print_of(replace(table, **{column: values})) != print_of(table)
 
 
+def test_the_fingerprint_depends_on_the_tasks_where_the_log_names_them() -> None:
+    table = small_table()
+    assert {*table.task} == {None}
+    named = replace(table, task=np.array(["sums", "code"] * 20, object))
+    other = replace(table, task=np.array(["sums", "poems"] * 20, object))
+    some = replace(table, task=np.array(["sums", None] * 20, object))
+    assert len({print_of(each) for each in (table, named, other, some)}) == 4
+    order = np.random.default_rng(1).permutation(40)
+    assert print_of(named.take(order)) == print_of(named)
+
+
 def test_the_fingerprint_depends_on_texts_and_on_how_often_they_come() -> None:
     table = small_table()
     other = table.query.copy()
