@@ -51,8 +51,10 @@ def _root() -> None:
     """
 
 
-@app.command()
+# More arguments are refused by the command itself: they may be words of a query.
+@app.command(context_settings={"allow_extra_args": True})
 def route(
+    context: typer.Context,
     artifact: Annotated[
         str, typer.Argument(help='Artifact folder, or "default" for the one that ships.')
     ],
@@ -82,6 +84,11 @@ def route(
     from router.exploration import Exploration
     from router.routing import Router
 
+    if context.args:
+        # Not click's own message, which repeats the words.
+        context.fail(
+            f"expected one QUERY, got {1 + len(context.args)} arguments: put the query in quotes."
+        )
     if (query is None) == (file is None):
         raise InputError(
             "expected either one QUERY or --file IN.jsonl, got "

@@ -263,7 +263,7 @@ def test_a_configured_key(cps: Run, small_artifact: Path, monkeypatch: pytest.Mo
     ("arguments", "said"),
     [
         (["route"], "Missing argument"),
-        (["route", "default", "a", "b"], "unexpected extra argument"),
+        (["route", "default", "a", "b"], "got 2 arguments: put the query in quotes"),
         (["route", "default", "--fil", "x"], "--file"),
         (["route", "default", "a", "--jsn"], "No such option"),
         (["rout"], "No such command"),
