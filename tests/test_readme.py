@@ -35,10 +35,14 @@ def test_commands_and_options_exist(repository: Path) -> None:
     from typer.main import get_command
 
     command = get_command(app)
+    commands = [
+        *(command.commands[name] for name in ("train", "evaluate", "promote", "route", "data")),
+        *command.commands["import"].commands.values(),
+    ]
     known = {
         option
-        for name in ("train", "evaluate", "promote", "route", "data")
-        for parameter in command.commands[name].params
+        for each in commands
+        for parameter in each.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
     text = (repository / "README.md").read_text(encoding="utf-8")
