@@ -211,7 +211,15 @@ def _check_calibration(
         # Pseudo-outcomes lie within the largest weight of what can be, on either side.
         and _within(rows["success"] + (weight - 1.0), 2.0 * weight - 1.0)
         and _within(np.abs(rows["realised_cost_usd"]) if weight > 1.0 else realised, _MOST)
-        and (tried is None or (tried.dtype == np.uint8 and tried.shape == (n, n_tiers)))
+        and (
+            tried is None
+            or (
+                tried.dtype == np.uint8
+                and tried.shape == (n, n_tiers)
+                # A query has a tier to go to.
+                and bool(tried.any(axis=1).all())
+            )
+        )
         and _known_where_predicted(
             cost, *(rows[n] for n in ("input_tokens", "output_tokens", "usd"))
         )

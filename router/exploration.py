@@ -324,8 +324,7 @@ def _tested_dist(
     exploration: Exploration, policy: Policy, certificate: Certificate, rows: CalibrationRows
 ) -> FloatArray:
     """(n, T): what the policy does on the calibration rows where it explores."""
-    counts = np.isfinite(rows.success).sum(axis=0)
-    explorer = Explorer.of(exploration, policy, certificate, counts)
+    explorer = Explorer.of(exploration, policy, certificate, rows.n_outcomes)
     base = policy.action_dist(rows.p_success, rows.cost_usd, rows.out_of_distribution, rows.tried)
     return explorer.action_dist(
         rows.p_success, rows.cost_usd, base, ~rows.out_of_distribution, rows.tried

@@ -174,9 +174,7 @@ class Router:
         router.artifact_id = f"{settled.artifact_id}+explore-{exploration.suffix()}"
         router.manifest = {**settled.manifest, "artifact_id": router.artifact_id}
         rows, floor = settled.calibration, settled.certificate
-        router._explorer = Explorer.of(
-            exploration, settled.policy, floor, np.isfinite(rows.success).sum(axis=0)
-        )
+        router._explorer = Explorer.of(exploration, settled.policy, floor, rows.n_outcomes)
         if floor is not None:
             training = settled.manifest["training"]
             router.certificate = certify_explored(

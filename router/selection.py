@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from router.certificate import Floor
 from router.cps import cost_per_success
+from router.decision import Predictions
 from router.policy import Policy, cheapest_mix, mix_hull
 
 FloatArray = npt.NDArray[np.float64]
@@ -60,6 +61,22 @@ class CalibrationRows:
 
     def __len__(self) -> int:
         return len(self.p_success)
+
+    @property
+    def predictions(self) -> Predictions:
+        """What the router said of these rows: ``Router.action_dist`` then does as it serves."""
+        return Predictions(
+            self.p_success, self.cost_usd, self.out_of_distribution, tried=self.tried
+        )
+
+    @property
+    def n_outcomes(self) -> npt.NDArray[np.int64]:
+        """Outcomes of every tier, (T,): a pseudo-outcome that is the prediction itself is none."""
+        known = np.isfinite(self.success)
+        if self.max_weight > 1.0:
+            known &= self.success != self.p_success
+        result: npt.NDArray[np.int64] = known.sum(axis=0)
+        return result
 
     def repriced(self, cost_usd: FloatArray) -> CalibrationRows:
         """The same rows at other expected costs; realised costs move in proportion."""
@@ -343,9 +360,10 @@ def _sentence(
         tier += " (where the log never tried it, what the log used)"
     if met and not stuck and rows.approximate:
         return (
-            f"{floor} holds at {level} confidence on {n_rows:,} calibration rows if their "
-            "propensities, which are estimated or were clipped, are right, and is therefore not "
-            "certified: record the propensity of every decision."
+            f"{floor} would hold at {level} confidence on {n_rows:,} calibration rows, but some of "
+            "their propensities are estimated, were clipped, or leave a tier no chance, so that it "
+            "is not certified: record the propensity of every decision, and explore among all "
+            "tiers."
         )
     if met and not stuck:
         return f"{floor} is certified at {level} confidence on {n_rows:,} calibration rows."

@@ -30,6 +30,8 @@ IntArray = npt.NDArray[np.intp]
 MIN_PROPENSITY = 0.01
 
 _PREFIX = "support."
+# Far below what is fitted, and far from overflow when divided by.
+_LEAST_TEMPERATURE = 1e-6
 
 
 def tried(propensities: FloatArray) -> BoolArray:
@@ -125,7 +127,7 @@ def support_from_arrays(
             all(own[name].shape == shape for name, shape in {**shapes, "epsilon": ()}.items())
             and all(own[name].dtype == np.float64 for name in (*shapes, "epsilon"))
             and all((np.abs(own[name]) < 1e9).all() for name in (*shapes, "epsilon"))
-            and own["temperature"] > 0
+            and own["temperature"] > _LEAST_TEMPERATURE
             and 0 <= own["epsilon"] <= 1
             and own["used"].dtype == np.uint8
             and own["used"].shape == (n_tiers,)

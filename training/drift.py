@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from router.decision import Predictions
 from router.errors import InputError
 from training.defaults import DEFAULT_CONFIDENCE, DRIFT_TOLERANCE
 from training.drift_streams import Rows, Stream, find_streams
@@ -212,10 +211,15 @@ def find_drift(
 def _training(router: Router) -> Rows:
     """The artifact's calibration rows: what its training expected, and what came of it."""
     known = router.calibration
-    p, cost, unlike = known.p_success, known.cost_usd, known.out_of_distribution
-    dist = router.action_dist(Predictions(p, cost, unlike))
-    nobody = np.full(len(p), -1, dtype=np.intp)
-    return Rows(p, cost, dist, unlike, known.success, known.realised_cost_usd, nobody)
+    return Rows(
+        known.p_success,
+        known.cost_usd,
+        router.action_dist(known.predictions),
+        known.out_of_distribution,
+        known.success,
+        known.realised_cost_usd,
+        np.full(len(known), -1, dtype=np.intp),
+    )
 
 
 def _sent(artifact_id: str, table: OutcomeTable, columns: IntArray) -> IntArray:

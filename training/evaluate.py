@@ -151,7 +151,7 @@ class _Calibration:
         rows = router.calibration
         known = (np.isfinite(rows.success) & np.isfinite(rows.realised_cost_usd)).all(axis=1)
         p_success, expected = rows.p_success[known], rows.cost_usd[known]
-        dist = router.action_dist(Predictions(p_success, expected, rows.out_of_distribution[known]))
+        dist = router.action_dist(rows.predictions)[known]
         return cls(p_success, expected, rows.success[known], rows.realised_cost_usd[known], dist)
 
     def mean_mix_ratio(

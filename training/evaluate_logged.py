@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from router.decision import Predictions
 from router.errors import InputError
 from router.keyword import KeywordRouter
 from training import baselines, metrics
@@ -170,14 +169,7 @@ def evaluate_logged(
                 _shares(names, baselines.one_hot(logged.tier, len(names))),
             )
     known_rows = router.calibration
-    chosen = router.action_dist(
-        Predictions(
-            known_rows.p_success,
-            known_rows.cost_usd,
-            known_rows.out_of_distribution,
-            tried=known_rows.tried,
-        )
-    )
+    chosen = router.action_dist(known_rows.predictions)
     verdict = judge_logged(
         names,
         dist,

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import ArtifactError, InputError
+from router.exploration import Exploration
 from router.keyword import KeywordRouter
 from router.routing import Router
+from router.selection import CalibrationRows
 from router.support import (
     MIN_PROPENSITY,
     KeywordSupport,
@@ -24,7 +26,9 @@ from router.support import (
     tried,
 )
 from router.tiers import TierSet
-from tests.artifacts import tiny_embedder, train_tiny
+from tests.artifacts import resave, tiny_embedder, train_tiny
+from training.drift import _training as find_training
+from training.evaluate import _Calibration
 from training.logging_policy import (
     MAX_WEIGHT,
     Choices,
@@ -223,6 +227,9 @@ def test_support_that_does_not_fit_is_refused(support: Support) -> None:
     if isinstance(support, LinearSupport):
         with pytest.raises(ArtifactError, match="tried"):
             support_from_arrays(arrays, 5, 3)
+        # Logits over this are no numbers.
+        with pytest.raises(ArtifactError, match="tried"):
+            support_from_arrays({**arrays, "support.temperature": np.array(1e-300)}, 4, 3)
 
 
 def test_an_unused_tier_is_never_tried_and_the_likeliest_always_is() -> None:
@@ -316,7 +323,23 @@ def test_a_log_without_propensities_certifies_nothing(
     assert not certificate["certified"]
     assert "estimated" in certificate["sentence"] and "record" in certificate["sentence"]
     assert any("estimated" in said for said in result.warnings)
-    assert not Router.load(tmp_path / "router").route("hello").certified
+    router = Router.load(tmp_path / "router")
+    dearer = router.repriced(np.array([9.0, 9.0, 9.0]), np.array([99.0, 99.0, 99.0]))
+    for other in (router, dearer, router.exploring(Exploration(0.1)), dearer.exploring(None)):
+        assert not other.route("hello").certified
+        assert other.certificate is not None and not other.certificate.certified
+
+
+def test_a_calibration_row_without_a_tier_is_refused(
+    outcomes: SyntheticOutcomes, tmp_path: Path
+) -> None:
+    trained(log(outcomes, keyword_policy(outcomes), 2), tmp_path)
+
+    tried_there = Router.load(tmp_path / "router").calibration.tried
+    assert tried_there is not None
+    none = {"calibration.tried": np.zeros(tried_there.shape, np.uint8)}
+    with pytest.raises(ArtifactError, match="calibration rows"):
+        Router.load(resave(tmp_path / "router", tmp_path / "other", arrays=none))
 
 
 def test_a_log_that_says_too_little_says_so(outcomes: SyntheticOutcomes, tmp_path: Path) -> None:
@@ -340,3 +363,29 @@ def test_what_a_log_must_have(outcomes: SyntheticOutcomes, tmp_path: Path) -> No
     )
     with pytest.raises(InputError, match="got none for frontier: log outcomes of it or drop it"):
         trained(two.take(seen.any(axis=1)), tmp_path)
+
+
+def test_tried_tiers_count_wherever_calibration_rows_are_played(
+    outcomes: SyntheticOutcomes, tmp_path: Path
+) -> None:
+    # A keyword rule leaves most queries one tier: what drift and evaluation expect keeps to it.
+    found = trained(
+        without_propensity(log(outcomes, keyword_policy(outcomes), 0)),
+        tmp_path,
+        objective=Objective("value", amount_usd=0.5),
+    )
+    router = Router.load(found.folder)
+    rows = router.calibration
+    assert rows.tried is not None and not rows.tried.all()
+    for dist in (find_training(router).dist, _Calibration.of(router).dist):
+        assert not dist[~rows.tried].any()
+    assert (rows.n_outcomes < len(rows)).any() or rows.max_weight == 1.0
+
+
+def test_pseudo_outcomes_of_tiers_that_were_not_called_count_for_none() -> None:
+    p, called = np.full((4, 2), 0.5), np.array([0, 0, 1, 0])
+    success = p.copy()
+    success[np.arange(4), called] = [2.0, -1.0, 1.25, 0.75]
+    rows = CalibrationRows(p, p, success, p, np.zeros(4, bool), max_weight=3.0)
+    assert rows.n_outcomes.tolist() == [3, 1]
+    assert replace(rows, max_weight=1.0).n_outcomes.tolist() == [4, 4]
