@@ -39,7 +39,9 @@ from training.defaults import DEFAULT_CONFIDENCE
 from training.doubly_robust import PairedTerms, QValues, compare
 from training.gate import DEFAULT_MARGIN, GateResult, Side, check_levels, decide, refuse
 from training.importance import Logged, supported_by_log, weight_limit
+from training.logged_rows import OneTier
 from training.offpolicy import MIN_ESS, evaluate_policy
+from training.propensity import not_adding_up
 from training.split import fitting_calibration, query_hashes
 from training.table import OutcomeTable
 
@@ -209,9 +211,7 @@ class _Pair:
         shares, choices = [], []
         for router in self.routers:
             rows = router.calibration
-            dist = router.action_dist(
-                Predictions(rows.p_success, rows.cost_usd, rows.out_of_distribution)
-            )
+            dist = router.action_dist(rows.predictions)
             mean = dist.mean(axis=0) if len(dist) else np.full(dist.shape[1], 1 / dist.shape[1])
             shares.append(self.spread(router, mean[None, :], 0.0)[0])
             choices.append(shares[-1] > 0)
@@ -388,6 +388,18 @@ def _logged(
     identical = not shift.any()
     supported = supported_by_log(logged, len(pair.names))
     sides, refusals = [], []
+    assert logged.text is not None
+    odd = [
+        pair.names[t]
+        for t in not_adding_up(logged.tier, logged.propensity, logged.text)
+        if shift[:, t].any()
+    ]
+    if odd:
+        refusals.append(
+            f"the recorded propensities of {' and '.join(odd)} do not add up to the requests: they "
+            "are wrong, or the log gave it no chance on some; check how they were recorded, and "
+            "explore among all tiers"
+        )
     for who, policy in zip(("the challenger", "the champion"), (dist, champion), strict=True):
         found = evaluate_policy(
             policy,
@@ -478,11 +490,10 @@ def _rows(pair: _Pair, table: OutcomeTable) -> tuple[IntArray, IntArray, dict[st
 
 
 def _one_tier(table: OutcomeTable, rows: IntArray, columns: IntArray) -> IntArray:
-    """The tier that a request was logged with and the propensity recorded for, (n,); else -1."""
-    observed = table.observed[np.ix_(rows, columns)]
-    tier = observed.argmax(axis=1) if len(rows) else np.zeros(0, dtype=np.intp)
+    """The tier whose outcome is used, with its propensity (``OneTier``), (n,); else -1."""
+    tier = OneTier.of(table, rows, columns).tier
     recorded = np.isfinite(table.propensity[rows, columns[tier]])
-    result: IntArray = np.where((observed.sum(axis=1) == 1) & recorded, tier, -1)
+    result: IntArray = np.where((tier >= 0) & recorded, tier, -1)
     return result
 
 

@@ -26,7 +26,8 @@ from router.support import (
 )
 from training.importance import effective_sample_size
 from training.logged_rows import OneTier
-from training.propensity import fit_propensity, propensity_by_stratum
+from training.propensity import CERTAIN, fit_propensity, not_adding_up, propensity_by_stratum
+from training.split import query_hashes
 from training.table import OutcomeTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -35,8 +36,6 @@ IntArray = npt.NDArray[np.int64]
 
 # Weights stay below that of the least propensity that counts as tried.
 MAX_WEIGHT = 1.0 / MIN_PROPENSITY
-# A recorded propensity this near to 1 leaves nothing for the other tiers.
-_CERTAIN = 1.0 - 1e-9
 # The largest weight is rounded up to a power of this, so that it hardly depends on the rows.
 _STEP = 2.0**0.25
 
@@ -105,8 +104,9 @@ class Choices:
 class LoggingPolicy:
     """The choices on the fitting and on the held rows, and what is known of the policy behind them.
 
-    ``approximate``: some propensity is estimated, or some weight on the held rows was clipped.
-    ``support`` is None where every tier was tried everywhere.
+    ``approximate``: some propensity is estimated, some weight on the held rows was clipped, or
+    some tier had no chance where ``support`` says that it was tried: pseudo-outcomes are mere
+    predictions there. ``support`` is None where every tier was tried everywhere.
     """
 
     fitting: Choices
@@ -155,7 +155,8 @@ def read_logging_policy(
     """From tables of logged feedback and embeddings with query features (n, d+k) of each.
 
     The model of what is not recorded is fitted on the fitting rows, and cross-fitted for them by
-    ``fold`` (n,). It also tells what was tried: unless every propensity is recorded and none is 1.
+    ``fold`` (n,). It also tells what was tried, unless the record does: every propensity is there,
+    none is 1, and the weights of every tier average 1, as they do where each had its chance.
     """
     tables = (fitting, held)
     tiers = [table.observed.argmax(axis=1) for table in tables]
@@ -165,7 +166,14 @@ def read_logging_policy(
     ]
     n_recorded = int(sum(np.isfinite(part).sum() for part in recorded))
     n = sum(len(part) for part in recorded)
-    everything = n_recorded == n and all((part < _CERTAIN).all() for part in recorded)
+    sure = [part >= CERTAIN for part in recorded]
+    odd: list[str] = []
+    if n_recorded == n:
+        texts = np.concatenate([query_hashes(table.query) for table in tables])
+        found = not_adding_up(np.concatenate(tiers), np.concatenate(recorded), texts)
+        odd = [fitting.tiers.names[t] for t in found]
+    everything = n_recorded == n and not odd and not any(part.any() for part in sure)
+    no_chance = 0
     support: Support | None = None
     sentences: list[str] = []
     n_tiers = fitting.n_tiers
@@ -178,6 +186,8 @@ def read_logging_policy(
         if n_recorded < n:
             sentences.append(sentence)
         all_tried = [tried(values) for values in of_all]
+        # The router will choose between several tiers there, and the log had only one.
+        no_chance = int((sure[1] & (all_tried[1].sum(axis=1) > 1)).sum())
         propensity = []
         for part, values, tier, known in zip(recorded, of_all, tiers, all_tried, strict=True):
             rows = np.arange(len(tier))
@@ -196,7 +206,19 @@ def read_logging_policy(
             for tier, part, known in zip(tiers, propensity, all_tried, strict=True)
         )
     ]
-    approximate = n_recorded < n or choices[1].n_clipped > 0
+    if odd:
+        sentences.append(
+            f"the recorded propensities of {' and '.join(odd)} do not add up to the requests: they "
+            "are wrong, or the log gave it no chance on some; what it would do there is only "
+            "predicted, and no floor is certified."
+        )
+    elif no_chance:
+        sentences.append(
+            f"on {no_chance:,} of {held.n_requests:,} calibration requests a propensity of 1 left "
+            "the other tiers no chance, though requests like them tried several; what these would "
+            "do there is only predicted, and no floor is certified."
+        )
+    approximate = n_recorded < n or choices[1].n_clipped > 0 or bool(odd) or no_chance > 0
     policy = LoggingPolicy(
         choices[0],
         choices[1],

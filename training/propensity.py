@@ -37,6 +37,7 @@ from training.importance import (
     supported_by_log,
 )
 from training.inputs import Scale
+from training.intervals import betting_interval
 from training.metrics import calibration_error
 
 FloatArray = npt.NDArray[np.float64]
@@ -56,6 +57,12 @@ _LOG_TEMPERATURES = (-3.0, 3.0)
 _EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 _CLEARLY = 4.0
 _QUANTILES = (0.05, 0.5, 0.95)
+# A recorded propensity this near to 1 leaves nothing for the other tiers.
+CERTAIN = 1.0 - 1e-9
+# A tier's weights average 1 over requests on which it had a chance: by how much they may not, and
+# how sure it must be that they do not, over all tiers.
+_OFF = 0.01
+_OFF_CONFIDENCE = 0.999
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,6 +255,37 @@ def overlap(propensities: FloatArray, minimum: float = MIN_PROPENSITY) -> BoolAr
     """
     result: BoolArray = propensities >= minimum
     return result
+
+
+def not_adding_up(tier: IntArray, propensity: FloatArray, text: npt.NDArray[Any]) -> list[int]:
+    """Tiers whose recorded propensities cannot be all there is to know; all (n,).
+
+    On a request on which a tier had a chance, [it was called] / propensity has the expectation 1.
+    A log that tries a tier on some requests only, as one does that explores among the tiers that
+    keep a floor, makes its mean less than that, and so do wrong propensities make another one. No
+    scalar propensity says so of its row, but for a 1, which leaves the other tiers no chance: such
+    rows are left out. Requests of one ``text`` are one observation. A tier that was never called is
+    not among them. No outcome is looked at; a mean within 0.01 of 1 passes.
+
+    >>> tier, chance = np.tile([0, 1, 0, 0], 500), np.full(2000, 0.5)
+    >>> not_adding_up(tier, chance, np.arange(2000))
+    [0, 1]
+    >>> not_adding_up(np.tile([0, 1], 1000), chance, np.arange(2000))
+    []
+    """
+    open_ = propensity < CERTAIN
+    tier, propensity = tier[open_], propensity[open_]
+    _, group, copies = np.unique(text[open_], return_inverse=True, return_counts=True)
+    used = np.unique(tier)
+    confidence = 1.0 - (1.0 - _OFF_CONFIDENCE) / max(len(used), 1)
+    found = []
+    for t in used.tolist():
+        weight = np.bincount(group, (tier == t) / propensity, len(copies)) / copies
+        most = float(weight.max())
+        low, high = betting_interval(weight, 0.0, most, confidence, variance=most)
+        if low > 1.0 + _OFF or high < 1.0 - _OFF:
+            found.append(t)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,40 @@ def test_a_log_that_never_tried_what_the_challenger_does_is_refused(
     assert "REFUSED: of the challenger, no estimate: expected at most 5 %" in found.sentence
 
 
+def test_a_log_that_gave_a_tier_no_chance_on_some_requests_is_refused(
+    routers: dict[str, Router],
+) -> None:
+    outcomes = sample(make_world(), 3000, 8)
+    dist = uniform_policy(outcomes)
+    # One request in four had two tiers only, and no propensity of its row says so.
+    dist[::4] = [0.5, 0.5, 0.0]
+    found = contest(routers["good"], routers["dear"], log(outcomes, dist, 1))
+    assert not found.promoted
+    assert "the recorded propensities of frontier do not add up" in found.sentence
+
+
+def test_of_several_outcomes_the_one_with_a_propensity_was_chosen(
+    routers: dict[str, Router], fresh: OutcomeTable, fresh_log: OutcomeTable
+) -> None:
+    alone = contest(routers["good"], routers["dear"], fresh_log)
+    also = fresh_log.observed.copy()
+    # Asked afterwards: of every other request the outcome of one more tier.
+    rows = np.arange(0, 3000, 2)
+    also[rows, (fresh_log.observed.argmax(axis=1)[rows] + 1) % 3] = True
+    seen = replace(
+        fresh_log,
+        observed=also,
+        success=np.where(also, fresh.success, np.nan),
+        cost_usd=np.where(also, fresh.cost_usd, np.nan),
+    )
+    found = contest(routers["good"], routers["dear"], seen)
+    assert found.counts == alone.counts
+    assert found.success is not None and alone.success is not None
+    assert found.success.mean == alone.success.mean
+    # More is known beforehand, which moves no more than where the bets start.
+    assert found.success.bound == pytest.approx(alone.success.bound, abs=1e-3)
+
+
 def test_a_short_log_is_refused_with_the_length_that_would_do(
     routers: dict[str, Router], fresh_log: OutcomeTable
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from training.logging_policy import (
     read_logging_policy,
 )
 from training.pipeline import TrainResult
+from training.propensity import not_adding_up
 from training.report_text import training_text
 from training.search import CONFINED, Objective
 from training.synthetic import (
@@ -363,6 +365,62 @@ def test_what_a_log_must_have(outcomes: SyntheticOutcomes, tmp_path: Path) -> No
     )
     with pytest.raises(InputError, match="got none for frontier: log outcomes of it or drop it"):
         trained(two.take(seen.any(axis=1)), tmp_path)
+
+
+# What recorded propensities leave out
+
+
+def logged_by(
+    outcomes: SyntheticOutcomes, dist: FloatArray, seed: int = 0
+) -> Callable[[Path], TrainResult]:
+    """A function from a folder to what training says of the log that ``dist`` (n, T) made."""
+    table = log(outcomes, dist, seed)
+    floor = Objective(rate=0.3)
+    return lambda folder: trained(table, folder, objective=floor)
+
+
+def test_a_tier_without_a_chance_on_some_requests_is_never_certified(
+    outcomes: SyntheticOutcomes, tmp_path: Path
+) -> None:
+    # Which half has two tiers only is nothing that a query shows, and no propensity is 1.
+    dist = uniform_policy(outcomes)
+    n_tiers = dist.shape[1]
+    dist[::2] = np.append(np.full(n_tiers - 1, 1 / (n_tiers - 1)), 0.0)
+    found = logged_by(outcomes, dist)(tmp_path)
+    assert any("do not add up" in warning for warning in found.warnings)
+    assert found.manifest["feedback"]["approximate"]
+    assert not any(row["certified"] for row in found.manifest["floor_menu"])
+    assert not Router.load(found.folder).route("anything").certified
+
+
+def test_a_propensity_of_1_leaves_nothing_to_certify_for_other_tiers(
+    outcomes: SyntheticOutcomes, tmp_path: Path
+) -> None:
+    dist = uniform_policy(outcomes)
+    dist[::2] = np.eye(dist.shape[1])[1]
+    found = logged_by(outcomes, dist)(tmp_path)
+    assert any("a propensity of 1 left" in warning for warning in found.warnings)
+    assert found.manifest["feedback"]["approximate"]
+    assert not found.manifest["certificate"]["certified"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_right_propensities_add_up(outcomes: SyntheticOutcomes, seed: int) -> None:
+    for dist in (
+        uniform_policy(outcomes),
+        softmax_policy(outcomes),
+        keyword_policy(outcomes, epsilon=0.1),
+    ):
+        tier = log(outcomes, dist, seed).observed.argmax(axis=1)
+        assert not_adding_up(tier, dist[np.arange(N), tier], np.arange(N)) == []
+
+
+def test_few_rows_of_one_tier_do_not_say_that_propensities_are_wrong() -> None:
+    tier, text = np.zeros(40, np.int64), np.arange(40)
+    assert not_adding_up(tier, np.full(40, 0.95), text) == []
+    assert not_adding_up(tier, np.full(40, 0.2), text) == [0]
+    # Copies of one text are one observation.
+    assert not_adding_up(tier, np.full(40, 0.2), np.zeros(40)) == []
 
 
 def test_tried_tiers_count_wherever_calibration_rows_are_played(
