@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.decision import Predictions
+from router.errors import InputError
 from router.escalation import Escalation
 from router.policy import Policy
 from router.selection import CalibrationRows
@@ -45,8 +46,8 @@ class Feedback(Protocol):
     weight: FloatArray | None
     support: Support | None
 
-    def families(self, automatic: Sequence[str]) -> tuple[str, ...]:
-        """Of the families that `auto` tries those that can be fitted."""
+    def families(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """Of the families of estimators those that can be fitted; InputError where none can."""
 
     def compared(self, p_success: FloatArray, cost_usd: FloatArray) -> Rows:
         """Cross-fitted predictions (n, T) with outcomes of every tier, to compare policies on."""
@@ -70,9 +71,9 @@ class FullFeedback:
     def __init__(self, rows: Prepared) -> None:
         self._rows = rows
 
-    def families(self, automatic: Sequence[str]) -> tuple[str, ...]:
+    def families(self, asked: Sequence[str]) -> tuple[str, ...]:
         """All of them."""
-        return tuple(automatic)
+        return tuple(asked)
 
     def compared(self, p_success: FloatArray, cost_usd: FloatArray) -> Rows:
         """On the complete requests."""
@@ -117,9 +118,16 @@ class LoggedFeedback:
         self.support = log.support
         self._predictions: Predictions | None = None
 
-    def families(self, automatic: Sequence[str]) -> tuple[str, ...]:
+    def families(self, asked: Sequence[str]) -> tuple[str, ...]:
         """Those that take weights."""
-        return tuple(family for family in automatic if family in LOGGED_FAMILIES)
+        found = tuple(family for family in asked if family in LOGGED_FAMILIES)
+        if not found:
+            raise InputError(
+                f"expected an estimator among {', '.join(LOGGED_FAMILIES)} for a log of one tier's "
+                f"outcome per request, got {', '.join(asked)}, which would learn the log's habits: "
+                "choose one of them, or auto."
+            )
+        return found
 
     def compared(self, p_success: FloatArray, cost_usd: FloatArray) -> Rows:
         """By pseudo-outcomes, of which each family's own predictions are a part."""

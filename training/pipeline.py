@@ -158,7 +158,7 @@ def train(
     feedback = read_feedback(rows, seed)
     costs = fit_cost(data, design, fitting, price_book or PriceBook(), feedback.weight)
     automatic = AUTO_FAMILIES_WITH_TASKS if data.n_tasks else AUTO_FAMILIES
-    families = feedback.families(automatic) if estimator == AUTO else (estimator,)
+    families = feedback.families(automatic if estimator == AUTO else (estimator,))
     fitted = fit_success(
         data,
         design,
