@@ -354,7 +354,7 @@ def test_what_a_log_must_have(outcomes: SyntheticOutcomes, tmp_path: Path) -> No
     table = log(outcomes, uniform_policy(outcomes), 2)
     with pytest.raises(InputError, match="at least 30 training requests"):
         trained(table.take(np.arange(20)), tmp_path)
-    with pytest.raises(InputError, match="among ridge, logistic, .* got knn"):
+    with pytest.raises(InputError, match=r"among ridge, logistic, .* got knn"):
         trained(table, tmp_path, estimator="knn")
     seen = table.observed & (np.arange(3) < 2)
     two = replace(
