@@ -252,7 +252,8 @@ def certify_explored(
 
     Candidates are those of ``certify``, each with this exploration: they are fixed before any
     outcome is looked at, and are tested in the same order at the same levels. The floor is
-    certified if all up to the policy pass. Needs every tier's outcome of every row.
+    certified if all up to the policy pass. Needs every tier's outcome of every row, or what stands
+    for it where a log has one tier's.
 
     Relative floors, and mixes, are bet on the expected success of every row, as without
     exploration. For the others the binomial test stays: every row draws its tier by a fixed coin of

@@ -396,7 +396,7 @@ def _logged(
     ]
     if odd:
         refusals.append(
-            f"the recorded propensities of {' and '.join(odd)} do not add up to the requests: they "
+            f"the recorded propensities of {', '.join(odd)} do not add up to the requests: they "
             "are wrong, or the log gave it no chance on some; check how they were recorded, and "
             "explore among all tiers"
         )

@@ -208,7 +208,7 @@ def read_logging_policy(
     ]
     if odd:
         sentences.append(
-            f"the recorded propensities of {' and '.join(odd)} do not add up to the requests: they "
+            f"the recorded propensities of {', '.join(odd)} do not add up to the requests: they "
             "are wrong, or the log gave it no chance on some; what it would do there is only "
             "predicted, and no floor is certified."
         )

@@ -62,6 +62,8 @@ CERTAIN = 1.0 - 1e-9
 # A tier's weights average 1 over requests on which it had a chance: by how much they may not, and
 # how sure it must be that they do not, over all tiers.
 _OFF = 0.01
+# So that its weight can be squared.
+_LEAST_RECORDED = 1e-12
 _OFF_CONFIDENCE = 0.999
 
 
@@ -274,7 +276,7 @@ def not_adding_up(tier: IntArray, propensity: FloatArray, text: npt.NDArray[Any]
     []
     """
     open_ = propensity < CERTAIN
-    tier, propensity = tier[open_], propensity[open_]
+    tier, propensity = tier[open_], np.maximum(propensity[open_], _LEAST_RECORDED)
     _, group, copies = np.unique(text[open_], return_inverse=True, return_counts=True)
     used = np.unique(tier)
     confidence = 1.0 - (1.0 - _OFF_CONFIDENCE) / max(len(used), 1)

@@ -421,6 +421,7 @@ def test_few_rows_of_one_tier_do_not_say_that_propensities_are_wrong() -> None:
     tier, text = np.zeros(40, np.int64), np.arange(40)
     assert not_adding_up(tier, np.full(40, 0.95), text) == []
     assert not_adding_up(tier, np.full(40, 0.2), text) == [0]
+    assert not_adding_up(tier, np.full(40, 5e-324), text) == [0]
     # Copies of one text are one observation.
     assert not_adding_up(tier, np.full(40, 0.2), np.zeros(40)) == []
 
