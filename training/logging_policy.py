@@ -41,12 +41,12 @@ _STEP = 2.0**0.25
 
 
 def is_logged(table: OutcomeTable) -> bool:
-    """Whether most of the requests that show any outcome show that of one tier only.
+    """Whether more requests show one tier's outcome than show every tier's, as in evaluation.
 
     A table of a single tier is full feedback.
     """
-    seen = table.observed.sum(axis=1)
-    return table.n_tiers > 1 and bool((seen == 1).sum() > 0.5 * (seen > 0).sum())
+    found = OneTier.of(table, np.arange(table.n_requests), np.arange(table.n_tiers))
+    return int(found.single.sum()) > int(found.complete.sum())
 
 
 def as_logged(table: OutcomeTable) -> tuple[OutcomeTable, int]:

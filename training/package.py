@@ -185,12 +185,14 @@ def _calibration_arrays(
 
 
 def fingerprint(table: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> str:
-    """SHA-256 of what was learned from: hashed queries, outcomes and tasks, in any order."""
+    """SHA-256 of what was learned from: hashed queries, outcomes, tasks, propensities, in any order."""
     tasks = [0 if name is None else text_hash(name) for name in table.task]
+    # What a log does not have leaves its fingerprint as it was before that was read.
+    recorded = np.isfinite(table.propensity).any()
     columns = np.column_stack(
         [
-            # A log that names none has the fingerprint that it had before tasks were read.
             *([np.array(tasks, np.uint64).view(np.float64)] if any(tasks) else []),
+            *([np.nan_to_num(table.propensity)] if recorded else []),
             hashes.view(np.float64),
             table.success,
             table.cost_usd,

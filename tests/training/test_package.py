@@ -259,6 +259,15 @@ def test_the_fingerprint_depends_on_the_tasks_where_the_log_names_them() -> None
     assert print_of(named.take(order)) == print_of(named)
 
 
+def test_the_fingerprint_depends_on_the_propensities_that_are_recorded() -> None:
+    table = small_table()
+    recorded = replace(table, propensity=np.full(table.success.shape, 0.5))
+    other = recorded.propensity.copy()
+    other[3, 1] = 0.25
+    both = [recorded, replace(recorded, propensity=other)]
+    assert len({print_of(each) for each in (table, *both)}) == 3
+
+
 def test_the_fingerprint_depends_on_texts_and_on_how_often_they_come() -> None:
     table = small_table()
     other = table.query.copy()
