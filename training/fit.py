@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -56,7 +57,12 @@ TASK_FAMILIES = ("task", "ridge-task")
 AUTO_FAMILIES = ("ridge", "logistic", "knn", "mlp", "blend")
 AUTO_FAMILIES_WITH_TASKS = (*AUTO_FAMILIES, "ridge-task", "task")
 RIDGE_PENALTIES = (3.0, 10.0, 30.0, 100.0)
+# Of a log: powers of importance weights, and the part of a tier's own fit beside the difficulty.
 FLATTENINGS = (0.0, 0.5, 1.0)
+OWN_PARTS = (0.0, 0.5)
+# Of a log: how far the slope of a tier's calibration may be expected to lie from that of all
+# tiers, in log-odds per standard deviation of the score.
+SLOPE_SPREAD = 0.1
 # Inverse regularisation strengths, chosen between by cross-fitted log-loss.
 LOGISTIC_STRENGTHS = (0.03, 0.1, 0.3, 1.0)
 # Of the success rates of tasks, by how many queries each of them has.
@@ -64,6 +70,8 @@ TASK_STRENGTHS = (1.0, 10.0)
 MLP_HIDDEN = 16
 MLP_PENALTIES = (30.0, 100.0)
 MLP_ITERATIONS = 60
+# Of the squares of what calibrates: keeps a perfectly separable score finite.
+_WHIFF = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,25 +222,52 @@ def _fit_ridge(
     than difficulty: both read the same inputs linearly, so that their calibrated mean is one linear
     member.
 
-    Importance weights take away what the choice of the requests did to the fit, and add noise:
-    they are raised to the power of ``FLATTENINGS`` with the least held-out loss, which is weighted
-    in full (M. Sugiyama, M. Krauledat and K.-R. Mueller, J. Mach. Learn. Res. 8, 2007).
+    Of a log most tiers have very few labels. Importance weights take away what the choice of the
+    requests did to the fit, and add noise, so that they are raised to one of ``FLATTENINGS``
+    (M. Sugiyama, M. Krauledat and K.-R. Mueller, J. Mach. Learn. Res. 8, 2007), and the own part
+    is one of ``OWN_PARTS``. The first of these, which have the least variance, are taken unless
+    the held-out loss, weighted in full, tells another one apart from them: see ``_plainest``.
     """
     hard, known = difficulty(success, observed, other_success, weight)
     targets = np.column_stack((np.where(observed, success, 0.0), hard))
     known_targets = np.column_stack((observed, known))
-    best: tuple[float, Member, FloatArray] | None = None
-    for power in (0.0,) if weight is None else FLATTENINGS:
-        flattened = None if weight is None else weight**power
+    if weight is None:
+        ridge = fit_ridge(design.matrix, data.fold, targets, known_targets, RIDGE_PENALTIES)
+        return _ridge_member(ridge, design, success, observed)
+    found = []
+    for power in FLATTENINGS:
         ridge = fit_ridge(
-            design.matrix, data.fold, targets, known_targets, RIDGE_PENALTIES, flattened
+            design.matrix, data.fold, targets, known_targets, RIDGE_PENALTIES, weight**power
         )
-        member, score = _ridge_member(ridge, design, success, observed, weight)
-        loss = log_loss(sigmoid(score), success, observed, weight)
-        if best is None or loss < best[0]:
-            best = loss, member, score
-    assert best is not None
-    return best[1:]
+        found += [
+            _ridge_member(ridge, design, success, observed, weight, own_part)
+            for own_part in OWN_PARTS
+        ]
+    losses = [row_losses(sigmoid(score), success, observed) for _, score in found]
+    return found[_plainest(losses, weight)]
+
+
+def _plainest(losses: list[FloatArray], weight: FloatArray) -> int:
+    """The first whose weighted mean loss is within one standard error of the least.
+
+    ``losses`` (n,) each, of the same requests, the plainest candidate first. The standard error is
+    that of the paired difference d to the least: sqrt(sum (u (d - mean d))^2) / sum u (the
+    one-standard-error rule of Breiman et al., 1984).
+
+    >>> _plainest([np.array([1.0, 1.2, 0.8]), np.array([0.9, 1.3, 0.7])], np.ones(3))
+    0
+    >>> _plainest([np.array([2.0, 2.1, 2.2]), np.array([1.0, 1.2, 1.1])], np.ones(3))
+    1
+    """
+    total = float(weight.sum())
+    means = [float(weight @ loss) / total for loss in losses]
+    least = losses[int(np.argmin(means))]
+    for place, loss in enumerate(losses):
+        d = loss - least
+        mean = float(weight @ d) / total
+        if mean <= float(np.sqrt(((weight * (d - mean)) ** 2).sum())) / total:
+            return place
+    raise AssertionError("the least is within an error of itself")
 
 
 def _ridge_member(
@@ -240,23 +275,32 @@ def _ridge_member(
     design: Design,
     success: FloatArray,
     observed: BoolArray,
-    weight: FloatArray | None,
+    weight: FloatArray | None = None,
+    own_part: float = 0.5,
 ) -> tuple[Member, FloatArray]:
+    """The calibrated mix of both fits, and its held-out scores (n, T)."""
     n_tiers = success.shape[1]
     held = np.nan_to_num(ridge.held_out)
     raw, bias = design.unfold(np.nan_to_num(ridge.weight), np.nan_to_num(ridge.bias))
     own, shared = held[:, :-1], np.repeat(held[:, -1:], n_tiers, axis=1)
-    own_slope, own_shift = _platt(own, success, observed, weight)
-    shared_slope, shared_shift = _platt(shared, success, observed, weight)
-    score = 0.5 * (own_slope * own + own_shift + shared_slope * shared + shared_shift)
-    slope, intercept = _platt(score, success, observed, weight)
+
+    def calibrate(score: FloatArray) -> tuple[FloatArray, FloatArray]:
+        if weight is None:
+            return _platt(score, success, observed)
+        return _pooled_platt(score, success, observed, weight)
+
+    a, b = own_part, 1.0 - own_part
+    own_slope, own_shift = calibrate(own)
+    shared_slope, shared_shift = calibrate(shared)
+    score = a * (own_slope * own + own_shift) + b * (shared_slope * shared + shared_shift)
+    slope, intercept = calibrate(score)
     for tier in range(n_tiers):
         known_success = success[observed[:, tier], tier]
         if len(np.unique(known_success)) < 2:
             slope[tier], intercept[tier] = 0.0, _constant_logit(known_success)
     member = RidgeScore(
-        0.5 * (raw[:, :-1] * own_slope + raw[:, -1:] * shared_slope),
-        0.5 * (bias[:-1] * own_slope + own_shift + bias[-1] * shared_slope + shared_shift),
+        a * raw[:, :-1] * own_slope + b * raw[:, -1:] * shared_slope,
+        a * (bias[:-1] * own_slope + own_shift) + b * (bias[-1] * shared_slope + shared_shift),
     )
     return member.scaled(slope, intercept), slope * score + intercept
 
@@ -380,6 +424,51 @@ def _platt(
     return np.array(slopes), np.array(intercepts)
 
 
+def _pooled_platt(
+    score: FloatArray, success: FloatArray, observed: BoolArray, weight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Platt's sigmoid (T,) for tiers of which a log has few rows: they share most of the slope.
+
+    P(success of tier t) = sigmoid((s + d_t) z + b_t), z the score in standard deviations, with the
+    prior d_t ~ N(0, ``SLOPE_SPREAD``^2): the maximum of
+
+        sum over rows of u (y log p + (1 - y) log(1 - p)) - sum_t d_t^2 / (2 SLOPE_SPREAD^2)
+
+    where the importance weights u average 1 within each tier. A few dozen rows of large weight
+    fix the level of a tier, but not how steeply its success falls with difficulty (a multilevel
+    model: A. Gelman and J. Hill, 2007, chapter 14).
+    """
+    n_tiers = score.shape[1]
+    row, tier = np.nonzero(observed)
+    y, z, u = success[row, tier], score[row, tier], weight[row].astype(np.float64)
+    sums, counts = np.bincount(tier, u, n_tiers), np.bincount(tier, minlength=n_tiers)
+    u *= (counts / np.where(sums > 0, sums, 1.0))[tier]
+    scale = float(z.std())
+    rate = (np.bincount(tier, u * y, n_tiers) + 0.5) / (counts + 1.0)
+    level = np.log(rate / (1.0 - rate))
+    if scale < 1e-9:
+        return np.zeros(n_tiers), level
+    z = z / scale
+
+    def loss(theta: FloatArray) -> tuple[float, FloatArray]:
+        shared, own, shift = theta[0], theta[1 : n_tiers + 1], theta[n_tiers + 1 :]
+        eta = (shared + own[tier]) * z + shift[tier]
+        error = u * (sigmoid(eta) - y)
+        value = float((u * (np.logaddexp(0.0, eta) - y * eta)).sum())
+        value += float(own @ own) / (2.0 * SLOPE_SPREAD**2) + _WHIFF * float(theta @ theta)
+        slopes = np.bincount(tier, error * z, n_tiers)
+        parts = (np.array([slopes.sum()]), slopes + own / SLOPE_SPREAD**2)
+        gradient = np.concatenate((*parts, np.bincount(tier, error, n_tiers)))
+        return value, gradient + 2.0 * _WHIFF * theta
+
+    start = np.concatenate((np.zeros(n_tiers + 1), level))
+    theta = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    slope = (theta[0] + theta[1 : n_tiers + 1]) / scale
+    # A score that points the wrong way is noise: the mean is kept.
+    useful = slope > 0
+    return np.where(useful, slope, 0.0), np.where(useful, theta[n_tiers + 1 :], level)
+
+
 _FITS: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     "logistic": (_fit_logistic, LOGISTIC_STRENGTHS),
     "mlp": (_fit_mlp, MLP_PENALTIES),
@@ -398,6 +487,15 @@ def log_loss(
         u = np.broadcast_to(weight.reshape(-1, *[1] * (observed.ndim - 1)), observed.shape)
         u = u[observed]
     return float(np.average(-(s * np.log(p) + (1 - s) * np.log(1 - p)), weights=u))
+
+
+def row_losses(p: FloatArray, success: FloatArray, observed: BoolArray) -> FloatArray:
+    """Log-loss of every request (n,): the sum over its observed tiers, of P(success) (n, T)."""
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    s = np.where(observed, success, 0.0)
+    loss = np.where(observed, -(s * np.log(p) + (1 - s) * np.log(1 - p)), 0.0)
+    result: FloatArray = loss.sum(axis=1)
+    return result
 
 
 def fit_metrics(
