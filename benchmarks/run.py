@@ -19,11 +19,11 @@ from benchmarks.results import Say, Section, as_markdown, as_text, environment, 
 from router.errors import CpsRouterError
 
 DEFAULT_SEED = 0
-PARTS = ("serving", "quality", "samples", "escalation", "languages", "outside")
+PARTS = ("serving", "quality", "samples", "escalation", "languages", "outside", "logged")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure serving, quality, samples, escalation, languages, the outside; print the tables."""
+    """Measure serving, quality, samples, escalation, languages, the outside, logs; print tables."""
     options = _parse(arguments)
     started = time.perf_counter()
     facts = environment()
@@ -74,7 +74,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     # Imported here, so that --help needs no scikit-learn.
-    from benchmarks import escalation, folds, outside, quality, samples, serving
+    from benchmarks import escalation, folds, logged, outside, quality, samples, serving
     from benchmarks.data import available_sets, real_queries
     from benchmarks.results import available_cores
     from router.embedding import load_embedder
@@ -113,6 +113,8 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     if options.only in (None, "outside"):
         found = outside.measure(tables, left_out, loaded["static"], say, seed=options.seed)
         sections.append(found)
+    if options.only in (None, "logged"):
+        sections.append(logged.measure(tables, left_out, say, seed=options.seed))
     return sections
 
 
