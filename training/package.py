@@ -185,7 +185,7 @@ def _calibration_arrays(
 
 
 def fingerprint(table: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> str:
-    """SHA-256 of what was learned from, in any order: queries (hashed), outcomes, tasks, choices."""
+    """SHA-256 of what was learned from, in any order: hashed queries and all that was logged."""
     tasks = [0 if name is None else text_hash(name) for name in table.task]
     # What a log does not have leaves its fingerprint as it was before that was read.
     recorded = np.isfinite(table.propensity).any()
