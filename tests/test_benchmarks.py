@@ -20,6 +20,7 @@ from benchmarks import (
     escalation_rules,
     fold_tables,
     folds,
+    logged,
     outside,
     process,
     quality,
@@ -498,6 +499,7 @@ def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
         monkeypatch.setattr(module, "measure", part(name))
     monkeypatch.setattr(escalation, "measure", part("Escalation"))
     monkeypatch.setattr(outside, "measure", part("Outside"))
+    monkeypatch.setattr(logged, "measure", part("Logged feedback"))
     monkeypatch.setattr(run, "_languages", part("Languages"))
 
     def parts(*arguments: str) -> list[str]:
@@ -505,10 +507,11 @@ def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
         return [name for name in json.loads(capsys.readouterr().out) if name != "environment"]
 
     named = ["serving", "quality", "nested folds", "escalation", "languages", "outside"]
-    assert parts() == named
+    assert parts() == [*named, "logged feedback"]
     assert parts("--folds") == ["nested folds"]
     assert parts("--only", "quality") == ["quality"]
     assert parts("--only", "outside") == ["outside"]
+    assert parts("--only", "logged") == ["logged feedback"]
 
 
 def test_a_set_nobody_knows_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
