@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from router.arrays import Arrays, Linear, bounded, linear_predictor
-from router.costs import TierMeans as TierMeans  # where it was before
 from router.errors import ArtifactError
 
 FloatArray = npt.NDArray[np.float64]

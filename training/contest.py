@@ -28,9 +28,9 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from router.costs import TierMeans
 from router.decision import Predictions
 from router.errors import InputError
-from router.estimators import TierMeans
 from router.keyword import KeywordRouter
 from router.routing import Router
 from router.tiers import TierSet
