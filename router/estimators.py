@@ -6,6 +6,7 @@ predictions. Shapes, and how linear predictors are read, are those of ``router.a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -39,17 +40,17 @@ def sigmoid(x: FloatArray) -> FloatArray:
 _SAME_SIMILARITY = 1e-6
 
 
-class _Member(Arrays):
+class _Member(Arrays, ABC):
     """A part of the success estimator: logits from a linear predictor and from similarities."""
 
     @property
+    @abstractmethod
     def linear(self) -> Linear:
         """(weight, bias) of the linear predictor; of no columns where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def from_eta(self, eta: FloatArray, similarity: Float32Array) -> FloatArray:
         """Logits (n, T) from the linear predictor and similarities (n, m)."""
-        raise NotImplementedError
 
     def score(self, x: FloatArray, similarity: Float32Array) -> FloatArray:
         """Logits (n, T) from inputs (n, D) and similarities (n, m)."""

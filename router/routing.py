@@ -278,8 +278,6 @@ class Router:
             if self._limited:
                 every = [True] * len(self.tiers)
                 allowed = np.array([self._allowed(query) or every for query in queries])
-                if predicted.allowed is not None:
-                    allowed &= predicted.allowed
                 predicted = replace(predicted, allowed=allowed)
             return self._explore(predicted, queries, request_ids)
         dist = self.action_dist(predicted)

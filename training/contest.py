@@ -44,6 +44,7 @@ from training.offpolicy import MIN_ESS, evaluate_policy
 from training.propensity import not_adding_up
 from training.split import fitting_calibration, query_hashes
 from training.table import OutcomeTable
+from training.verdict import RANGE_FACTOR
 
 __all__ = ["KEYWORD", "contest", "tiers_of_both"]
 
@@ -55,8 +56,6 @@ Progress = Callable[[str, int, int], None]
 
 KEYWORD = "keyword"
 
-# Costs on new rows may differ this many times as much as they did at most before.
-_RANGE_FACTOR = 2.0
 # From so many other rows of a log on, none has to be set aside to fix the maximum weight.
 _MIN_OTHER_ROWS = 100
 _SET_ASIDE = 0.2
@@ -260,7 +259,7 @@ class _Before:
             apart = apart[np.isfinite(apart)]
             # Costs are not negative: without both on a row, the dearer of the two at its dearest.
             most = max(most, float(apart.max()) if len(apart) else float(dearest[s]))
-        return _RANGE_FACTOR * most + value
+        return RANGE_FACTOR * most + value
 
     def variances(self, value: float) -> tuple[float, float]:
         """About the mean squared difference of success, and of loss, between the two."""
@@ -377,7 +376,7 @@ def _logged(
     shift = _shift(dist, champion)
     # The terms know tiers that neither may choose by their weight of 0 alone.
     chosen = before.challenger_choices | before.champion_choices | (shift != 0).any(axis=0)
-    bound = np.where(chosen, _RANGE_FACTOR * before.largest_cost(), 0.0)
+    bound = np.where(chosen, RANGE_FACTOR * before.largest_cost(), 0.0)
     terms = compare(dist, champion, logged, q, value, max_weight=max_weight, cost_bound_usd=bound)
     common = {
         "margin": pair.margin,

@@ -21,8 +21,8 @@ from router.policy import Policy
 from router.selection import CalibrationRows
 from router.support import Support
 from training.escalation import FittedEscalation, fit_escalation
-from training.importance import effective_sample_size
 from training.logging_policy import LoggingPolicy, read_logging_policy
+from training.offpolicy import MIN_ESS
 from training.prepare import Prepared
 from training.search import Rows
 
@@ -32,8 +32,6 @@ RowIndex = npt.NDArray[np.intp]
 
 # Estimators that can be fitted with importance weights; the others would learn the log's habits.
 LOGGED_FAMILIES = ("ridge", "logistic", "ridge-task", "task")
-# Fewer effective rows than this speak for no policy.
-MIN_EFFECTIVE_ROWS = 100.0
 
 
 class Feedback(Protocol):
@@ -180,13 +178,12 @@ class LoggedFeedback:
             dist = policy.action_dist(
                 found.p_success, found.cost_usd, found.out_of_distribution, found.tried
             )
-            chosen = dist[np.arange(len(dist)), log.held.tier]
-            effective = effective_sample_size(chosen * log.held.weight)
-        if effective < MIN_EFFECTIVE_ROWS:
+            effective = log.effective_sample_size(dist)
+        if effective < MIN_ESS:
             said.append(
                 f"the effective sample for the policy is {effective:.0f} of "
                 f"{len(log.held.tier):,} calibration requests, where at least "
-                f"{MIN_EFFECTIVE_ROWS:.0f} are expected: the log called too few of the tiers that "
+                f"{MIN_ESS:.0f} are expected: the log called too few of the tiers that "
                 "the policy wants; log more requests, or explore more."
             )
         return {**log.to_dict(), "effective_sample_size": effective}, said

@@ -35,14 +35,13 @@ from training.importance import (
 )
 from training.intervals import betting_interval
 from training.results import finite
+from training.verdict import RANGE_FACTOR
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 LoggedLabel = Literal["pays", "does not pay", "not proven", "refused"]
 
 LOGGING = "logging"
-# Costs on new rows may be this many times what they were at most in calibration.
-_RANGE_FACTOR = 2.0
 # One in so many texts only tells how large weights are.
 _PILOT = 10
 # Probabilities of one choice differ by rounding at most by this.
@@ -127,7 +126,7 @@ class CostRanges:
         """
         known = np.isfinite(calibration_cost_usd)
         costs = np.where(known, calibration_cost_usd, 0.0)
-        largest: FloatArray = _RANGE_FACTOR * costs.max(axis=0, initial=0.0)
+        largest: FloatArray = RANGE_FACTOR * costs.max(axis=0, initial=0.0)
         return cls(
             largest,
             np.logical_or.reduce(known, axis=0),

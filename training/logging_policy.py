@@ -176,7 +176,6 @@ def read_logging_policy(
     no_chance = 0
     support: Support | None = None
     sentences: list[str] = []
-    n_tiers = fitting.n_tiers
     if everything:
         used = fitting.observed.any(axis=0)
         all_tried = [np.tile(used, (table.n_requests, 1)) for table in tables]
@@ -229,7 +228,7 @@ def read_logging_policy(
         tuple(sentences),
         approximate,
     )
-    return replace(policy, sentences=(*sentences, *_say(policy, fitting, n_tiers)))
+    return replace(policy, sentences=(*sentences, *_say(policy)))
 
 
 def _estimate(
@@ -259,7 +258,7 @@ def _estimate(
     return compiled, (linear.values, model.propensities(dense[1])), linear.sentence
 
 
-def _say(policy: LoggingPolicy, fitting: OutcomeTable, n_tiers: int) -> list[str]:
+def _say(policy: LoggingPolicy) -> list[str]:
     said = []
     if policy.n_left_out:
         said.append(

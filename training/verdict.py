@@ -29,7 +29,7 @@ FloatArray = npt.NDArray[np.float64]
 Label = Literal["pays", "does not pay", "not proven"]
 
 # Costs on new rows may differ this many times as much as they did at most in calibration.
-_RANGE_FACTOR = 2.0
+RANGE_FACTOR = 2.0
 # Above this many rows the bounds are taken over means of blocks of rows.
 _MAX_VALUES = 20_000
 
@@ -123,7 +123,7 @@ def fixed_ranges(
     if len(calibration_cost_differences) == 0:
         return np.zeros(calibration_cost_differences.shape[1])
     largest: FloatArray = np.abs(calibration_cost_differences).max(axis=0)
-    return _RANGE_FACTOR * largest + abs(success_value_usd)
+    return RANGE_FACTOR * largest + abs(success_value_usd)
 
 
 def judge(
