@@ -23,7 +23,7 @@ from router.support import Support
 from training.escalation import FittedEscalation, fit_escalation
 from training.logging_policy import LoggingPolicy, read_logging_policy
 from training.offpolicy import MIN_ESS
-from training.prepare import Prepared
+from training.prepare import Prepared, text_means
 from training.search import Rows
 
 FloatArray = npt.NDArray[np.float64]
@@ -147,15 +147,7 @@ class LoggedFeedback:
         """One row per text, since copies are a cluster; their terms are averaged."""
         self._predictions = predictions
         held, choices = self._rows.held, self._log.held
-        _, first, text, copies = np.unique(
-            self._rows.held_hashes, return_index=True, return_inverse=True, return_counts=True
-        )
-
-        def mean(values: FloatArray) -> FloatArray:
-            sums = np.zeros((len(first), values.shape[1]))
-            np.add.at(sums, text, values)
-            return sums / copies[:, None]
-
+        first, mean = text_means(self._rows.held_hashes)
         tried = predictions.tried
         rows = CalibrationRows(
             predictions.p_success[first],

@@ -196,17 +196,25 @@ def one_per_text(
     All copies of a text are on one side of the split, so that they are a cluster, not independent
     rows; a certificate that counted each of them would promise too much.
     """
+    first, mean = text_means(hashes)
+    merged = replace(rows.take(first), success=mean(rows.success), cost_usd=mean(rows.cost_usd))
+    return merged, first
+
+
+def text_means(
+    hashes: npt.NDArray[np.uint64],
+) -> tuple[npt.NDArray[np.intp], Callable[[FloatArray], FloatArray]]:
+    """The first row of each text (m,), and what makes means per text (m, T) of values (n, T)."""
     _, first, text, copies = np.unique(
         hashes, return_index=True, return_inverse=True, return_counts=True
     )
 
-    def mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def mean(values: FloatArray) -> FloatArray:
         sums = np.zeros((len(first), values.shape[1]))
         np.add.at(sums, text, values)
         return sums / copies[:, None]
 
-    merged = replace(rows.take(first), success=mean(rows.success), cost_usd=mean(rows.cost_usd))
-    return merged, first
+    return first, mean
 
 
 def _check_enough(
