@@ -65,7 +65,7 @@ $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/.created
 	@touch $@
 
 $(VENV)/.test-stamp: pyproject.toml | $(VENV)/.created
-	$(call install,train$(COMMA)encoder$(COMMA)test$(COMMA)dev,$(TEST_NEEDS))
+	$(call install,train$(COMMA)encoder$(COMMA)client$(COMMA)postgres$(COMMA)test$(COMMA)dev,$(TEST_NEEDS))
 	@touch $@ $(VENV)/.demo-stamp
 
 # A named PYTHON is taken or refused, never replaced; without one, the first that will do is taken.

@@ -18,13 +18,16 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from router.decision import Decision
     from router.errors import (
         ArtifactError,
+        CostLimitError,
         CpsRouterError,
         DatasetError,
         EmbeddingError,
         InputError,
+        LedgerError,
         MissingExtraError,
         OutcomeError,
         PriceError,
+        ProviderError,
         RoutingError,
         TiersError,
     )
@@ -34,11 +37,13 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from router.prices import PriceBook
     from router.routing import Router
     from router.tiers import Tier, TierSet
+    from router.usage import Usage
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "CostLimitError",
     "CpsRouterError",
     "CpsTracker",
     "DatasetError",
@@ -47,16 +52,19 @@ __all__ = [
     "Exploration",
     "InputError",
     "KeywordRouter",
+    "LedgerError",
     "MissingExtraError",
     "Outcome",
     "OutcomeError",
     "PriceBook",
     "PriceError",
+    "ProviderError",
     "Router",
     "RoutingError",
     "Tier",
     "TierSet",
     "TiersError",
+    "Usage",
     "__version__",
     "cost_per_success",
 ]
@@ -66,13 +74,16 @@ _NAMES_BY_MODULE = {
     "decision": ("Decision",),
     "errors": (
         "ArtifactError",
+        "CostLimitError",
         "CpsRouterError",
         "DatasetError",
         "EmbeddingError",
         "InputError",
+        "LedgerError",
         "MissingExtraError",
         "OutcomeError",
         "PriceError",
+        "ProviderError",
         "RoutingError",
         "TiersError",
     ),
@@ -82,6 +93,7 @@ _NAMES_BY_MODULE = {
     "prices": ("PriceBook",),
     "routing": ("Router",),
     "tiers": ("Tier", "TierSet"),
+    "usage": ("Usage",),
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

@@ -11,12 +11,19 @@
     |   |-- ArtifactError       the artifact is missing, truncated, altered, unsigned or too new
     |   `-- MissingExtraError   an optional dependency is not installed (names the extra)
     |-- DatasetError            a named data set cannot be had (network, digest)
-    `-- RoutingError            no tier can take this query
+    |-- RoutingError            no tier can take this query
+    |-- ProviderError           a call to a model failed (has .kind, .retry_after_s, .billed)
+    |-- CostLimitError          no attempt fits what a request may cost
+    `-- LedgerError             the ledger cannot be read or written now
 
 Messages are one sentence: what was expected, what came, what to do. They never carry query text.
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+FailureKind = Literal["rate-limit", "timeout", "outage", "cut", "malformed", "refused", "auth"]
 
 
 class CpsRouterError(Exception):
@@ -74,3 +81,40 @@ class DatasetError(CpsRouterError):
 
 class RoutingError(CpsRouterError):
     """No tier can take this query."""
+
+
+class ProviderError(CpsRouterError):
+    """A call to a model failed.
+
+    ``kind`` is "rate-limit" (429), "timeout", "outage" (no connection, 5xx, overloaded), "cut" (a
+    stream that ended in the middle), "malformed" (an answer that cannot be read), "refused" (the
+    request itself is at fault: 4xx) or "auth" (key or permission). ``retry_after_s`` is what the
+    provider asked for, None where it did not. ``billed`` is True where the call may have cost
+    something although no usage came. The message carries neither prompt nor key.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: FailureKind,
+        retry_after_s: float | None = None,
+        billed: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.retry_after_s = retry_after_s
+        self.billed = billed
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether another try, or another tier, may do better."""
+        return self.kind in ("rate-limit", "timeout", "outage", "cut", "malformed")
+
+
+class CostLimitError(CpsRouterError):
+    """No attempt fits what a request may cost; nothing was sent beyond the limit."""
+
+
+class LedgerError(CpsRouterError):
+    """The ledger cannot be read or written now (locked, disk full, server gone)."""

@@ -33,7 +33,9 @@ OPENING_CALLS = {
     *("from_file", "from_pretrained", "urlopen", "connect", "create_connection", "socket", "run"),
     *("Popen", "system", "mkdir", "iterdir", "glob", "rglob", "listdir", "get_context"),
 }
-IMPORT_NAMES = {"scikit-learn": "sklearn"}
+IMPORT_NAMES = {"scikit-learn": "sklearn", "google-genai": "google"}
+# What the parts of the production client import where they are used.
+CLIENT_EXTRAS = ["anthropic", "openai", "google", "verify"]
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,9 @@ def only_declared_dependencies(sources: Sources, project: dict[str, object]) -> 
     for module, found in all_imports(sources):
         extras = ["train", "encoder"]
         if module.partition(".")[0] == "router":
-            extras = ["encoder"] if found.is_lazy else []
+            extras = ["encoder", *CLIENT_EXTRAS, "ledger", "postgres"] if found.is_lazy else []
+            if module.startswith("router.ledger"):
+                extras.append("ledger")  # only loaded by those who keep one
         known = {"router", "training", *sys.stdlib_module_names, *declared(project, *extras)}
         if found.top not in known:
             complaints.append(f"{module}:{found.line} imports {found.module}")
@@ -358,6 +362,12 @@ def test_an_undeclared_dependency_is_found(project: dict[str, object]) -> None:
         return only_declared_dependencies({module: source}, project)
 
     assert complaints("router.gateway", "import uvicorn") == ["router.gateway:1 imports uvicorn"]
+    assert complaints("router.client", "import openai") == ["router.client:1 imports openai"]
+    assert complaints("router.client", "def f():\n    import openai") == []
+    assert complaints("router.client", "import sqlalchemy") == [
+        "router.client:1 imports sqlalchemy"
+    ]
+    assert complaints("router.ledger_tables", "import sqlalchemy") == []
     assert complaints("router.policy", "import sklearn") == ["router.policy:1 imports sklearn"]
     assert complaints("router.policy", "import torch") == ["router.policy:1 imports torch"]
     assert complaints("training.fit", "import sklearn, numpy\nimport json, router.cps") == []

@@ -16,6 +16,7 @@ import training
 
 ROUTER = [
     "ArtifactError",
+    "CostLimitError",
     "CpsRouterError",
     "CpsTracker",
     "DatasetError",
@@ -24,16 +25,19 @@ ROUTER = [
     "Exploration",
     "InputError",
     "KeywordRouter",
+    "LedgerError",
     "MissingExtraError",
     "Outcome",
     "OutcomeError",
     "PriceBook",
     "PriceError",
+    "ProviderError",
     "Router",
     "RoutingError",
     "Tier",
     "TierSet",
     "TiersError",
+    "Usage",
     "__version__",
     "cost_per_success",
 ]
