@@ -91,3 +91,18 @@ class RequestRecord:
     baseline_measured: bool = False
     exploration_nanousd: int = 0
     done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WarmPrefix:
+    """A prompt prefix that a tier's provider holds in its cache.
+
+    ``key`` stands for the prefix (a digest, never its text). It was written or last read at
+    ``stored_at_s``, in seconds since 1970, and is gone ``ttl_s`` seconds after that.
+    """
+
+    tier: str
+    key: str
+    tokens: int
+    stored_at_s: float
+    ttl_s: float
