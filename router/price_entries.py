@@ -1,4 +1,4 @@
-"""Entries of genai-prices, looked up by exact provider and model and reduced to linear prices.
+"""Entries of genai-prices, looked up by exact provider and model, as prices of our own.
 
 Import this module only when a price is needed: genai-prices takes half a second to import.
 """
@@ -9,19 +9,32 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 
 from genai_prices import Usage, types
 from genai_prices.data_snapshot import get_snapshot
 
 from router.errors import PriceError
+from router.tier_price import PriceStep, TierPrice
 
 # What may differ between two spellings of one model: region and vendor in front, date and
 # version behind ("us.anthropic.claude-haiku-4-5-20251001-v1:0").
 _BEFORE = re.compile(r"^(?:(?:us|eu|apac|jp|au|global|regional)\.)?(?:[a-z]+\.)?(?=[a-z])")
 _BEHIND = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{3,4}|latest))?(?:-v\d+(?::\d+)?)?-?$")
 _MTOK = 1_000_000
+_TEXT_PRICES = (
+    "input_mtok",
+    "cache_read_mtok",
+    "cache_write_mtok",
+    "cache_write_5m_mtok",
+    "cache_write_1h_mtok",
+    "output_mtok",
+)
+# Not "service_tier": that one is ignored, and the full price comes back.
+_BATCH = {"processing": "batch"}
+# Anthropic documents it for all its models; the data has it for those that are still sold.
+_ANTHROPIC_1H_FACTOR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,56 +44,158 @@ class PriceEntry:
     provider: types.Provider
     model: types.ModelInfo
 
-    def conditions(self, at: datetime) -> tuple[bool, ...]:
+    def conditions(self, at: datetime, *, batch: bool = False) -> tuple[bool, ...]:
         """Which conditions (dates, hours) of the entry hold at an aware time.
 
         Equal conditions mean equal prices.
         """
         prices = self.model.prices
-        if not isinstance(prices, list):
-            return ()
-        return tuple(p.constraint is None or p.constraint.active(at) for p in prices)
+        found: list[types.ConditionalPrice | types.PriceVariant] = []
+        if isinstance(prices, list):
+            found += prices
+        if batch:
+            found += self._batch_variants()
+        return tuple(_holds(part, at) for part in found)
 
-    def prices_usd_per_mtok(self, at: datetime) -> tuple[float, float, float, float]:
-        """USD per million input, cached input, cache-write and output tokens at an aware time.
+    def price(self, at: datetime, *, batch: bool = False) -> TierPrice:
+        """The entry's prices at an aware time.
 
-        They are taken at a usage of one token, below every context length at which prices jump.
+        Each is worked out by genai-prices itself, from a usage on either side of every length at
+        which a price jumps.
 
         Raises:
-            PriceError: the entry prices no input or no output tokens.
+            PriceError: the entry prices no input or no output tokens, or no batch.
         """
-        known = self.model.get_prices(at)
+        context = dict(_BATCH) if batch else None
+        if batch:
+            self._check_batch(at)
+        known = self.model.get_prices(at, context)
         for direction in ("input", "output"):
             if getattr(known, f"{direction}_mtok") is None:
                 raise PriceError(
-                    f"genai-prices has no price for {direction} tokens of {self.provider.id}/"
-                    f"{self.model.id}: add prices to the tiers file."
+                    f"genai-prices has no price for {direction} tokens of {self._name}: "
+                    "add prices to the tiers file."
                 )
-        fee = self._usd(Usage(input_tokens=0, output_tokens=0), at)
-        usages = (
-            Usage(input_tokens=1),
-            Usage(input_tokens=1, cache_read_tokens=1),
-            Usage(input_tokens=1, cache_write_tokens=1),
-            Usage(output_tokens=1),
+        base, *steps = (
+            self._step(start, known, at, context) for start in (0, *_starts_of_steps(known))
         )
-        first, cached, written, output = (
-            float((self._usd(usage, at) - fee) * _MTOK) for usage in usages
+        return TierPrice(
+            base.input_usd_per_mtok,
+            base.cached_input_usd_per_mtok,
+            base.cache_write_usd_per_mtok,
+            base.output_usd_per_mtok,
+            float(self._usd(at, context)),
+            base.cache_write_1h_usd_per_mtok,
+            tuple(steps),
         )
-        return first, cached, written, output
 
-    def request_usd(self, at: datetime) -> float:
-        """USD charged for a request whatever its length; 0 for all but a few models."""
-        return float(self._usd(Usage(input_tokens=0, output_tokens=0), at))
+    @property
+    def _name(self) -> str:
+        return f"{self.provider.id}/{self.model.id}"
 
-    def _usd(self, usage: Usage, at: datetime) -> Decimal:
+    def _batch_variants(self) -> list[types.PriceVariant]:
+        return [v for v in self.model.price_variants or () if v.when == _BATCH]
+
+    def _check_batch(self, at: datetime) -> None:
+        """Without a batch price genai-prices would answer the full one, without a word."""
+        variants = [v for v in self._batch_variants() if _has_both_directions(v)]
+        if any(_holds(variant, at) for variant in variants):
+            return
+        starts = [getattr(v.constraint, "start_date", None) for v in variants]
+        later = min((start for start in starts if start is not None), default=None)
+        since = f" before {later}, the day from which genai-prices has one" if later else ""
+        raise PriceError(
+            f"no batch price is known for {self._name}{since}: use its standard price, or add "
+            "batch prices to the tiers file or the price file."
+        )
+
+    def _step(
+        self, start: int, known: types.ModelPrice, at: datetime, context: dict[str, str] | None
+    ) -> PriceStep:
+        """Prices per million tokens of a request that is one token longer than a step's start."""
+        n = start + 1
+        fee = self._usd(at, context)
+        prompt = self._usd(at, context, input_tokens=n)
+
+        def all_of_it(**counts: int) -> float:
+            usd = self._usd(at, context, input_tokens=n, **counts)
+            return float((usd - fee) / n * _MTOK)
+
+        fresh = all_of_it()
+        one_hour = None
+        if known.cache_write_1h_mtok is not None:
+            one_hour = all_of_it(cache_write_tokens=n, cache_write_1h_tokens=n)
+        elif self.provider.id == "anthropic" and known.cache_write_mtok is not None:
+            one_hour = _ANTHROPIC_1H_FACTOR * fresh
+        return PriceStep(
+            start,
+            fresh,
+            all_of_it(cache_read_tokens=n),
+            all_of_it(cache_write_tokens=n),
+            float((self._usd(at, context, input_tokens=n, output_tokens=1) - prompt) * _MTOK),
+            one_hour,
+        )
+
+    def _usd(
+        self,
+        at: datetime,
+        context: dict[str, str] | None,
+        *,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        **cached: int,
+    ) -> Decimal:
+        usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, **cached)
         try:
-            found = self.model.calc_price(usage, self.provider, genai_request_timestamp=at)
+            found = self.model.calc_price(
+                usage, self.provider, genai_request_timestamp=at, price_context=context
+            )
         except ValueError as error:
             raise PriceError(
-                f"genai-prices cannot price {self.provider.id}/{self.model.id} by its tokens: "
+                f"genai-prices cannot price {self._name} by its tokens: "
                 f"add prices to the tiers file."
             ) from error
         return found.total_price
+
+
+def newest_date(today: date) -> date | None:
+    """The newest date up to today from which a price of the data holds."""
+    found = {
+        part.constraint.start_date
+        for provider in get_snapshot().providers
+        for model in provider.models
+        for part in _dated_parts(model)
+        if isinstance(part.constraint, types.StartDateConstraint)
+    }
+    return max((day for day in found if day <= today), default=None)
+
+
+def provider_of(model_ref: str) -> str:
+    """The id of the provider that makes a model; where it has only one provider, that one.
+
+    Raises:
+        PriceError: none has it, or several have and none of them makes it.
+    """
+    providers = get_snapshot().providers
+    having = [provider for provider in providers if _find_exactly(provider, model_ref)]
+    makers = [p for p in having if p.model_match and p.model_match.is_match(model_ref.lower())]
+    if len(makers) == 1 or len(having) == 1:
+        return (makers or having)[0].id
+    if having:
+        raise PriceError(
+            f"expected a model that one provider makes, got {model_ref!r}, which is at "
+            f"{', '.join(provider.id for provider in having)}: write PROVIDER/{model_ref}."
+        )
+    known = [m.id for p in providers if p.model_match is not None for m in p.models]
+    raise PriceError(
+        f"no price is known for the model {model_ref[:80]!r}{_nearest(model_ref, known)}: correct "
+        "it, write PROVIDER/MODEL, or give its price."
+    )
+
+
+def is_provider(provider_id: str) -> bool:
+    """Whether the price data has this provider."""
+    return any(provider.id == provider_id for provider in get_snapshot().providers)
 
 
 def find_entry(provider_id: str, model_ref: str) -> PriceEntry:
@@ -97,17 +212,22 @@ def find_entry(provider_id: str, model_ref: str) -> PriceEntry:
             f"{provider_id!r}{_nearest(provider_id, [p.id for p in providers])}: "
             f"correct the provider or add prices to the tiers file."
         )
-    # Without the other providers: a fallback to another provider's price would be a guess.
-    model = next((m for m in provider.models if m.id.lower() == model_ref.lower()), None)
+    model = _find_exactly(provider, model_ref)
     if model is None:
-        model = provider.find_model(model_ref)
-    if model is None or not _is_exact(model, model_ref):
         raise PriceError(
             f"no price is known for {provider_id}/{model_ref}: the provider has no such model"
             f"{_nearest(model_ref, [m.id for m in provider.models])}: "
             f"correct the model or add prices to the tiers file."
         )
     return PriceEntry(provider, model)
+
+
+def _find_exactly(provider: types.Provider, model_ref: str) -> types.ModelInfo | None:
+    # Without the other providers: a fallback to another provider's price would be a guess.
+    model = next((m for m in provider.models if m.id.lower() == model_ref.lower()), None)
+    if model is None:
+        model = provider.find_model(model_ref)
+    return model if model is not None and _is_exact(model, model_ref) else None
 
 
 def _is_exact(model: types.ModelInfo, ref: str) -> bool:
@@ -118,6 +238,36 @@ def _is_exact(model: types.ModelInfo, ref: str) -> bool:
     names = {model.id.lower(), *_literals(model.match)}
     ref = ref.lower()
     return ref in names or _core(ref) in {_core(name) for name in names}
+
+
+def _starts_of_steps(price: types.ModelPrice) -> list[int]:
+    """The lengths beyond which a price of text tokens is another one, in rising order."""
+    stepped = (getattr(price, key) for key in _TEXT_PRICES)
+    return sorted(
+        {
+            step.start
+            for found in stepped
+            if isinstance(found, types.TieredPrices)
+            for step in found.tiers
+        }
+    )
+
+
+def _dated_parts(
+    model: types.ModelInfo,
+) -> Iterator[types.ConditionalPrice | types.PriceVariant]:
+    if isinstance(model.prices, list):
+        yield from model.prices
+    yield from model.price_variants or ()
+
+
+def _holds(part: types.ConditionalPrice | types.PriceVariant, at: datetime) -> bool:
+    return part.constraint is None or part.constraint.active(at)
+
+
+def _has_both_directions(variant: types.PriceVariant) -> bool:
+    prices = variant.prices
+    return prices.input_mtok is not None and prices.output_mtok is not None
 
 
 def _literals(clause: types.MatchLogic) -> Iterator[str]:

@@ -11,6 +11,9 @@ The file is an array of tables::
     output_price_usd_per_mtok = 0.40               #   belong together
     cached_input_price_usd_per_mtok = 0.005        # optional, with the two above
     cache_write_price_usd_per_mtok = 0.05          # optional, with the two above
+    cache_write_1h_price_usd_per_mtok = 0.10       # optional: written for an hour
+    batch_input_price_usd_per_mtok = 0.025         # optional: the same keys again, with batch_ in
+                                                   #   front; all that are given above, or none
     context_window_tokens = 400000                 # optional
     features = ["tools", "images"]                 # optional
 
@@ -41,8 +44,11 @@ PRICE_KEYS = (
     "cached_input_price_usd_per_mtok",
     "cache_write_price_usd_per_mtok",
     "output_price_usd_per_mtok",
+    "cache_write_1h_price_usd_per_mtok",
 )
-_KEYS = (*_REQUIRED_KEYS, "aliases", *PRICE_KEYS, "context_window_tokens", "features")
+BATCH_PRICE_KEYS = tuple(f"batch_{key}" for key in PRICE_KEYS)
+_ALL_PRICE_KEYS = (*PRICE_KEYS, *BATCH_PRICE_KEYS)
+_KEYS = (*_REQUIRED_KEYS, "aliases", *_ALL_PRICE_KEYS, "context_window_tokens", "features")
 
 
 def estimated_tokens(text: Query) -> int:
@@ -59,8 +65,10 @@ class Tier:
     """A price class bound to one provider and model.
 
     Prices are USD per million tokens and None where the price book shall be asked; an override
-    has the input and the output price, or neither. ``aliases`` are further names under which a log
-    may know the model. ``context_window_tokens`` None means no limit is known.
+    has the input and the output price, or neither. Of batch prices it has as many as of the others,
+    or none: some providers halve what reading a cache costs in a batch, some do not. ``aliases``
+    are further names under which a log may know the model. ``context_window_tokens`` None means no
+    limit is known.
 
     Raises:
         TiersError: an override is incomplete.
@@ -76,16 +84,27 @@ class Tier:
     context_window_tokens: int | None = None
     features: frozenset[str] = frozenset()
     cache_write_price_usd_per_mtok: float | None = None
+    cache_write_1h_price_usd_per_mtok: float | None = None
+    batch_input_price_usd_per_mtok: float | None = None
+    batch_cached_input_price_usd_per_mtok: float | None = None
+    batch_cache_write_price_usd_per_mtok: float | None = None
+    batch_output_price_usd_per_mtok: float | None = None
+    batch_cache_write_1h_price_usd_per_mtok: float | None = None
 
     def __post_init__(self) -> None:
-        main = (self.input_price_usd_per_mtok, self.output_price_usd_per_mtok)
-        extra = (self.cached_input_price_usd_per_mtok, self.cache_write_price_usd_per_mtok)
-        if None in main and any(price is not None for price in main + extra):
+        given = [key for key in _ALL_PRICE_KEYS if getattr(self, key) is not None]
+        if given and not {"input_price_usd_per_mtok", "output_price_usd_per_mtok"} <= set(given):
             # Half an override would be completed from elsewhere, or worse, by a zero.
             raise TiersError(
                 "a tier's own price needs both input_price_usd_per_mtok and "
-                f"output_price_usd_per_mtok, got only {_given_prices(self)}: add the missing one "
+                f"output_price_usd_per_mtok, got only {', '.join(given)}: add the missing one "
                 "or remove the rest."
+            )
+        odd = unmatched_batch_key(given)
+        if odd is not None:
+            raise TiersError(
+                f"batch prices need the same keys as the prices without batch, and {odd} stands "
+                "alone: add its other half, or remove it."
             )
 
     @property
@@ -257,9 +276,9 @@ def _tier(table: object, where: str) -> Tier:
                 f"use only {', '.join(_KEYS)}."
             )
     name, provider, model = (_text(table.get(key), key, where) for key in _REQUIRED_KEYS)
-    fresh, cached, written, output = (
-        checked_price(table.get(key), f"{where}: {key}", TiersError) for key in PRICE_KEYS
-    )
+    prices = {
+        key: checked_price(table.get(key), f"{where}: {key}", TiersError) for key in _ALL_PRICE_KEYS
+    }
     aliases, features = (_texts(table.get(key), key, where) for key in ("aliases", "features"))
     window = table.get("context_window_tokens")
     if window is not None and (type(window) is not int or window <= 0):
@@ -271,13 +290,10 @@ def _tier(table: object, where: str) -> Tier:
             name=name,
             provider=provider,
             model=model,
-            input_price_usd_per_mtok=fresh,
-            cached_input_price_usd_per_mtok=cached,
-            cache_write_price_usd_per_mtok=written,
-            output_price_usd_per_mtok=output,
             aliases=aliases,
             context_window_tokens=window,
             features=frozenset(features),
+            **prices,
         )
     except TiersError as error:
         raise TiersError(f"{where}: {error}") from None
@@ -322,8 +338,20 @@ def checked_price(value: object, what: str, error: type[InputError]) -> float | 
     )
 
 
-def _given_prices(tier: Tier) -> str:
-    return ", ".join(key for key in PRICE_KEYS if getattr(tier, key) is not None)
+def unmatched_batch_key(given: Sequence[str]) -> str | None:
+    """A given price that has no batch counterpart, or the other way round; None without batch.
+
+    >>> unmatched_batch_key(["input_price_usd_per_mtok", "output_price_usd_per_mtok"])
+    >>> unmatched_batch_key(["input_price_usd_per_mtok", "batch_output_price_usd_per_mtok"])
+    'input_price_usd_per_mtok'
+    """
+    pairs = list(zip(PRICE_KEYS, BATCH_PRICE_KEYS, strict=True))
+    if not any(batch in given for _, batch in pairs):
+        return None
+    for standard, batch in pairs:
+        if (standard in given) != (batch in given):
+            return standard if standard in given else batch
+    return None
 
 
 def _hint(wrong: str, valid: Sequence[str]) -> str:

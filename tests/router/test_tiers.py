@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import TiersError
-from router.tiers import Tier, TierSet
+from router.tiers import BATCH_PRICE_KEYS, PRICE_KEYS, Tier, TierSet
 
 FULL = """
 [[tiers]]
@@ -26,6 +26,10 @@ name = "the big one"
 provider = "anthropic"
 model = "claude-sonnet-4-6"
 """
+
+
+OWN = {"input_price_usd_per_mtok": 1.0, "output_price_usd_per_mtok": 4.0}
+BATCH = {f"batch_{key}": price / 2 for key, price in OWN.items()}
 
 
 def write(folder: Path, text: str) -> Path:
@@ -132,6 +136,22 @@ def test_index_of_an_unknown_name_hints_at_the_nearest() -> None:
         ({"input_price_usd_per_mtok": 1.0}, "needs both .* got only input_price_usd_per_mtok"),
         ({"output_price_usd_per_mtok": 1.0}, "needs both .* got only output_price_usd_per_mtok"),
         ({"cached_input_price_usd_per_mtok": 1.0}, "needs both .* got only cached_input"),
+        ({"cache_write_1h_price_usd_per_mtok": 1.0}, "needs both .* got only cache_write_1h"),
+        ({"batch_input_price_usd_per_mtok": 1.0}, "needs both .* got only batch_input"),
+        ({"batch_output_price_usd_per_mtok": -1.0}, "batch_output_price_usd_per_mtok .* got -1.0"),
+        ({"cache_write_1h_price_usd_per_mtok": True}, "cache_write_1h_price_usd_per_mtok .* True"),
+        (
+            {**OWN, "batch_input_price_usd_per_mtok": 1.0},
+            "need the same keys .* and output_price_usd_per_mtok stands alone: add its other",
+        ),
+        (
+            {**OWN, **BATCH, "cached_input_price_usd_per_mtok": 0.1},
+            "need the same keys .* and cached_input_price_usd_per_mtok stands alone",
+        ),
+        (
+            {**OWN, **BATCH, "batch_cache_write_1h_price_usd_per_mtok": 0.1},
+            "need the same keys .* and batch_cache_write_1h_price_usd_per_mtok stands alone",
+        ),
     ],
 )
 def test_a_bad_key_is_named(changes: dict[str, object], message: str) -> None:
@@ -185,6 +205,14 @@ def test_missing_or_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"# \xe9t\xe9\n")
     with pytest.raises(TiersError, match="expected TOML"):
         TierSet.from_toml(tmp_path / "latin.toml")
+
+
+def test_every_price_survives_a_round_trip() -> None:
+    prices: dict[str, object] = dict.fromkeys((*PRICE_KEYS, *BATCH_PRICE_KEYS), 0.25)
+    tiers = TierSet.from_dicts(one_tier(**prices))
+    assert tiers.to_dicts() == one_tier(**prices)
+    assert TierSet.from_dicts(tiers.to_dicts()) == tiers
+    assert len(prices) == 10
 
 
 def test_an_incomplete_override_is_refused_in_code_too() -> None:

@@ -526,6 +526,31 @@ def test_a_missing_cost_is_priced_at_the_date_of_the_row_or_unknown(tmp_path: Pa
     table.take([0, 2, 3, 4]).require_costs()
 
 
+def test_cached_tokens_and_long_prompts_of_a_log_are_priced_as_they_were_billed(
+    tmp_path: Path,
+) -> None:
+    prices = tmp_path / "prices.toml"
+    costs = "input_price_usd_per_mtok={0}\noutput_price_usd_per_mtok={0}\n"
+    costs += "cached_input_price_usd_per_mtok={1}\ncache_write_price_usd_per_mtok={2}\n"
+    prices.write_text(
+        '[[prices]]\nprovider="acme"\nmodel="acme-large"\nfrom=2026-01-01\n'
+        + costs.format(1, 0.1, 1.25)
+        + "[[prices.steps]]\nabove_input_tokens=200000\n"
+        + costs.format(2, 0.2, 2.5)
+    )
+    parts = {"cached_input_tokens": 50_000, "cache_write_tokens": 40_000, "output_tokens": 1000}
+    rows = [
+        row("a", "frontier", cost_usd=..., input_tokens=200_000, output_tokens=1000),
+        row("b", "frontier", cost_usd=..., input_tokens=200_001, output_tokens=1000),
+        row("c", "frontier", cost_usd=..., input_tokens=200_000, **parts),
+        row("d", "frontier", cost_usd=..., input_tokens=300_000, **parts),
+    ]
+    table = read(tmp_path, rows, price_book=PriceBook(prices))
+    np.testing.assert_allclose(
+        table.cost_usd[:, 1], [0.201, 0.402002, 0.111 + 0.005 + 0.05, 2 * (0.211 + 0.005 + 0.05)]
+    )
+
+
 def test_unobserved_cells_need_no_cost(tmp_path: Path) -> None:
     read(tmp_path, [row("a", "nano"), row("b", "frontier")]).require_costs()
 
