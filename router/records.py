@@ -106,3 +106,14 @@ class WarmPrefix:
     tokens: int
     stored_at_s: float
     ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRecord:
+    """What somebody said of a request's answer: ``success`` in 0..1, and who (``source``)."""
+
+    request_id: str
+    success: float
+    at: datetime
+    source: str = "user"
+    score: float | None = None
