@@ -9,6 +9,7 @@ that is said to be warm and is cold sends a session to the wrong tier.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -36,6 +37,11 @@ class CachePolicy:
     writes_reported: bool = False
     confirmed: bool = False
 
+    @property
+    def writes_long_lived(self) -> bool:
+        """Whether what is written is charged at the price of an hour's life."""
+        return self.writes_reported and self.ttl_s >= _HOUR_S
+
     def cacheable_tokens(self, prefix_tokens: int) -> int:
         """How many tokens of a prefix can be kept: 0 where it is too short.
 
@@ -47,20 +53,37 @@ class CachePolicy:
         return prefix_tokens - prefix_tokens % self.step_tokens
 
 
-# Provider, beginning of the model's id (the longest that fits counts), minimum length in tokens.
+# OpenAI's models from this one on have breakpoints, a cache that lives at least half an hour, and a
+# price for writing to it.
+_EXPLICIT_FROM = (5, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class _Minimum:
+    """A minimum length; ``model`` is the beginning of an id, and the longest that fits counts."""
+
+    provider: str
+    model: str
+    tokens: int
+    confirmed: bool = False
+
+
 # The row without a model is the provider's most cautious one.
-_MIN_TOKENS: tuple[tuple[str, str, int], ...] = (
-    ("anthropic", "", 4096),
-    ("anthropic", "claude-opus-4-5", 4096),
-    ("anthropic", "claude-opus-4-6", 4096),
-    ("anthropic", "claude-haiku-4-5", 4096),
-    ("anthropic", "claude-sonnet-4-6", 2048),
-    ("anthropic", "claude-sonnet-4-5", 1024),
-    ("openai", "", 1024),
-    ("deepseek", "", 64),
-    ("google", "", 4096),
-    ("google", "gemini-2.5-flash", 1024),
-    ("google", "gemini-3-flash", 1024),
+MINIMUMS: tuple[_Minimum, ...] = (
+    _Minimum("anthropic", "", 4096),
+    _Minimum("anthropic", "claude-opus-4-5", 4096),
+    _Minimum("anthropic", "claude-opus-4-6", 4096),
+    _Minimum("anthropic", "claude-haiku-4-5", 4096),
+    _Minimum("anthropic", "claude-sonnet-4-6", 2048),
+    _Minimum("anthropic", "claude-sonnet-4-5", 1024),
+    _Minimum("openai", "", 1024, confirmed=True),
+    _Minimum("deepseek", "", 64, confirmed=True),
+    # Google's own table: all of Gemini 3 and later need 4,096; what 3 Flash once needed (1,024) is
+    # no longer listed.
+    _Minimum("google", "", 4096),
+    _Minimum("google", "gemini-3.", 4096, confirmed=True),
+    _Minimum("google", "gemini-2.5-flash", 2048, confirmed=True),
+    _Minimum("google", "gemini-2.5-pro", 2048, confirmed=True),
 )
 
 
@@ -70,8 +93,23 @@ def min_cacheable_tokens(provider: str, model: str) -> int | None:
     >>> min_cacheable_tokens("anthropic", "claude-sonnet-4-6")
     2048
     """
-    fitting = [row for row in _MIN_TOKENS if row[0] == provider and model.startswith(row[1])]
-    return max(fitting, key=lambda row: len(row[1]))[2] if fitting else None
+    row = _minimum(provider, model)
+    return None if row is None else row.tokens
+
+
+def _minimum(provider: str, model: str) -> _Minimum | None:
+    fitting = [row for row in MINIMUMS if row.provider == provider and model.startswith(row.model)]
+    return max(fitting, key=lambda row: len(row.model)) if fitting else None
+
+
+def has_breakpoints(model: str) -> bool:
+    """Whether a model of OpenAI takes explicit cache breakpoints: those from gpt-5.6 on.
+
+    >>> [has_breakpoints(model) for model in ("gpt-5.6-mini", "gpt-6-luna", "gpt-5-nano")]
+    [True, True, False]
+    """
+    version = re.match(r"gpt-(\d+)(?:\.(\d+))?", model)
+    return version is not None and (int(version[1]), int(version[2] or 0)) >= _EXPLICIT_FROM
 
 
 def cache_policy(
@@ -82,18 +120,31 @@ def cache_policy(
     >>> cache_policy("anthropic", "claude-haiku-4-5", "1h").ttl_s
     3600.0
     """
-    least = min_cacheable_tokens(provider, model)
-    if least is None:
+    row = _minimum(provider, model)
+    if row is None:
         return None
+    least, confirmed = row.tokens, row.confirmed
+    chosen_s = _HOUR_S if ttl == "1h" else 5 * _MINUTE_S
     if provider == "anthropic":
         return CachePolicy(
-            least,
-            _HOUR_S if ttl == "1h" else 5 * _MINUTE_S,
-            automatic=False,
-            writes_reported=True,
+            least, chosen_s, automatic=False, writes_reported=True, confirmed=confirmed
         )
     if provider == "google" and explicit:
-        return CachePolicy(least, _HOUR_S, automatic=False, refreshed_by_hits=False)
+        # Refreshed by us, and not at every hit: the life that a hit leaves is not the whole one.
+        return CachePolicy(
+            least, chosen_s, automatic=False, refreshed_by_hits=False, confirmed=confirmed
+        )
+    if provider == "openai" and has_breakpoints(model):
+        return CachePolicy(
+            least,
+            30 * _MINUTE_S,
+            automatic=not explicit,
+            writes_reported=True,
+            confirmed=confirmed,
+        )
+    if provider == "deepseek":
+        # Documented as "hours to days"; on disk, in units of 64 tokens.
+        return CachePolicy(least, _HOUR_S, step_tokens=64, confirmed=confirmed)
     # Kept for 5 to 10 minutes without use; the shorter is the cautious one.
-    step = 128 if provider == "openai" else 64 if provider == "deepseek" else 1
-    return CachePolicy(least, 5 * _MINUTE_S, step)
+    step = 128 if provider == "openai" else 1
+    return CachePolicy(least, 5 * _MINUTE_S, step, confirmed=confirmed)
