@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.cli_savings import HELP as SAVINGS_HELP
+from router.cli_savings import savings
 from router.errors import CpsRouterError, InputError, OutcomeError, RoutingError
 from router.outcomes import label
 
@@ -113,6 +115,9 @@ def route(
     finally:
         # Also where a line was bad: those before it are routed.
         _route_batch(router, batch)
+
+
+app.command(help=SAVINGS_HELP)(savings)
 
 
 def _route_batch(router: Router, batch: list[_Row]) -> None:

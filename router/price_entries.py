@@ -193,11 +193,6 @@ def provider_of(model_ref: str) -> str:
     )
 
 
-def is_provider(provider_id: str) -> bool:
-    """Whether the price data has this provider."""
-    return any(provider.id == provider_id for provider in get_snapshot().providers)
-
-
 def find_entry(provider_id: str, model_ref: str) -> PriceEntry:
     """The entry of exactly this provider and model.
 

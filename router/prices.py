@@ -71,6 +71,24 @@ class PriceBook:
         found = self._lookup(tier, at, batch)
         return None if isinstance(found, PriceError) else found
 
+    def provider_of(self, model: str) -> str:
+        """The id of a model's provider: in the override file if it stands there, else its maker.
+
+        Raises:
+            PriceError: nobody has the model, or several have and none of them makes it.
+        """
+        own = {provider for provider, its_model in self._dated if its_model == model}
+        if len(own) == 1:
+            return own.pop()
+        if own:
+            raise PriceError(
+                f"expected a model of one provider, got {model!r}, which the price file has of "
+                f"{', '.join(sorted(own))}: write PROVIDER/{model}."
+            )
+        from router.price_entries import provider_of
+
+        return provider_of(model)
+
     @property
     def as_of(self) -> date | None:
         """The newest day up to today from which a published price holds; loads the price data.

@@ -144,6 +144,11 @@ class TierPrice:
             )
         raise PriceError(f"expected a usage with a finite cost, got {usage}: correct the counts.")
 
+    def at_length(self, input_tokens: float) -> TierPrice | PriceStep:
+        """The prices that hold for a prompt of so many tokens: a step's, or the first ones."""
+        reached = [step for step in self.steps if input_tokens > step.above_input_tokens]
+        return reached[-1] if reached else self
+
     def _rates(
         self, input_tokens: FloatArray | float
     ) -> tuple[float, float, float, float, float] | tuple[FloatArray, ...]:
@@ -151,8 +156,7 @@ class TierPrice:
         if not self.steps:
             return _row(self)
         if not isinstance(input_tokens, np.ndarray):
-            reached = [step for step in self.steps if input_tokens > step.above_input_tokens]
-            return _row(reached[-1] if reached else self)
+            return _row(self.at_length(input_tokens))
         starts = [step.above_input_tokens for step in self.steps]
         # A length that is exactly a step's is still below it.
         index = np.searchsorted(starts, input_tokens, side="left")
