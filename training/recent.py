@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,17 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from router.errors import InputError
+from router.since import parse_since
 from training.table import OutcomeTable
 
 __all__ = ["Recent", "check_since", "recent_rows"]
 
 IntArray = npt.NDArray[np.intp]
 
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])\Z", re.ASCII | re.IGNORECASE)
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 # Clocks differ and time zones are mixed up by up to a day; a row later than that is of no time.
 _CLOCKS_DIFFER_BY = timedelta(days=1)
-_SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +49,8 @@ def recent_rows(table: OutcomeTable, since: str, *, now: datetime | None = None)
     Raises:
         InputError: ``since`` is neither, no row has a time, or none is recent.
     """
-    moment, span = _parse(since)
+    asked = parse_since(since)
+    moment = asked if isinstance(asked, datetime) else None
     latest = (datetime.now(UTC) if now is None else now) + _CLOCKS_DIFFER_BY
     times = [_time(value) for value in table.at]
     known = [i for i, at in enumerate(times) if at is not None]
@@ -63,10 +61,10 @@ def recent_rows(table: OutcomeTable, since: str, *, now: datetime | None = None)
         )
     timed = [(at, i) for i, at in enumerate(times) if at is not None and at <= latest]
     n_future = len(known) - len(timed)
-    if moment is None and timed:
+    if isinstance(asked, timedelta) and timed:
         newest = max(timed)[0]
         try:
-            moment = newest - span
+            moment = newest - asked
         except OverflowError:
             moment = datetime.min.replace(tzinfo=UTC)
     recent = [(at, str(table.request_id[i]), i) for at, i in timed if moment and at >= moment]
@@ -93,27 +91,7 @@ def recent_rows(table: OutcomeTable, since: str, *, now: datetime | None = None)
 
 def check_since(since: str) -> None:
     """Refuse what is neither a moment nor a span, before a long log is read. Raises InputError."""
-    _parse(since)
-
-
-def _parse(since: str) -> tuple[datetime | None, timedelta]:
-    """A moment, or None and a span."""
-    text = since.strip()
-    span = _SPAN.match(text)
-    try:
-        if span is not None:
-            unit = _UNITS[span[2].lower()]
-            return None, timedelta(**{unit: float(span[1])})
-        found = _time(datetime.fromisoformat(text))
-        if found is not None:
-            return found, timedelta()
-    except (ValueError, OverflowError):
-        pass
-    raise InputError(
-        "expected --since as an ISO 8601 date or time, or as a span before the newest row, got "
-        f"{since[:_SHOWN_CHARACTERS]!r}: give for example 2026-03-01, 2026-03-01T06:00+01:00, 7d "
-        "or 24h."
-    )
+    parse_since(since)
 
 
 def _time(value: Any) -> datetime | None:

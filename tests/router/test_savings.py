@@ -1,0 +1,330 @@
+"""Reports: every sum against plain Python, and a saving that adds up to the last nanodollar."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.stats import t as student
+
+from router.errors import InputError
+from router.ledger import Ledger, LedgerEntry
+from router.ledger_report import Report, report
+from router.savings import MIN_CLUSTERS, Savings, _student, discount_interval
+from router.since import parse_since
+from tests.ledgers import NOON, any_records, attempt, many, request
+
+FRESH = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def fresh(ledger_url: str) -> Callable[[], Ledger]:
+    """A ledger that is emptied whenever it is opened."""
+
+    def opened() -> Ledger:
+        ledger = Ledger(ledger_url)
+        with ledger.engine.writing() as connection:
+            for table in ("cps_requests", "cps_attempts", "cps_feedback"):
+                connection.exec_driver_sql(f"DELETE FROM {table}")
+        return ledger
+
+    return opened
+
+
+def why_left_out(entry: LedgerEntry) -> str | None:
+    request, attempts = entry.request, entry.attempts
+    if not request.done:
+        return "not finished"
+    if not attempts:
+        return "no attempt"
+    if attempts[0].attempt != 1:
+        return "its first attempt is missing"
+    if any(a.cost_nanousd is None for a in attempts):
+        return "the cost of an attempt is unknown"
+    if any(a.uncached_nanousd is None or a.standard_nanousd is None for a in attempts):
+        return "the cost of an attempt without cache or batch is unknown"
+    return "the baseline is unknown" if request.baseline_nanousd is None else None
+
+
+def in_python(entries: list[LedgerEntry]) -> dict[str, Any]:
+    """The savings and totals, by the formulas as they are written."""
+    whole = [e for e in entries if why_left_out(e) is None]
+    attempts = [a for e in whole for a in e.attempts]
+    later = Counter({"escalation": 0, "fallback": 0, "retry": 0})
+    for a in attempts:
+        if a.attempt > 1:
+            role = a.role if a.role in later else "other"
+            later[role] += a.standard_nanousd or 0
+    baseline = sum(e.request.baseline_nanousd or 0 for e in whole)
+    exploration = sum(e.request.exploration_nanousd for e in whole)
+    first = sum(a.standard_nanousd or 0 for a in attempts if a.attempt == 1)
+    return {
+        "n_requests": len(whole),
+        "baseline": baseline,
+        "cost": sum(a.cost_nanousd or 0 for a in attempts),
+        "cache": sum((a.uncached_nanousd or 0) - (a.cost_nanousd or 0) for a in attempts),
+        "batch": sum((a.standard_nanousd or 0) - (a.uncached_nanousd or 0) for a in attempts),
+        "escalation": sum(later.values()),
+        "by_role": {role: nanousd for role, nanousd in later.items() if role != "other" or nanousd},
+        "exploration": exploration,
+        "routing": baseline - (first - exploration),
+        "n_measured": sum(e.request.baseline_measured for e in whole),
+        "left_out": Counter(why for e in entries if (why := why_left_out(e)) is not None),
+    }
+
+
+def as_reported(found: Report) -> dict[str, Any]:
+    s = found.savings
+    return {
+        "n_requests": s.n_requests,
+        "baseline": s.baseline_nanousd,
+        "cost": s.cost_nanousd,
+        "cache": s.cache_nanousd,
+        "batch": s.batch_nanousd,
+        "escalation": s.escalation_nanousd,
+        "by_role": s.later_nanousd,
+        "exploration": s.exploration_nanousd,
+        "routing": s.routing_nanousd,
+        "n_measured": s.n_measured,
+        "left_out": found.left_out,
+    }
+
+
+def adds_up(s: Savings) -> bool:
+    return s.baseline_nanousd == (
+        s.cost_nanousd + s.cache_nanousd + s.routing_nanousd + s.batch_nanousd
+        - s.escalation_nanousd - s.exploration_nanousd
+    )  # fmt: skip
+
+
+@FRESH
+@given(records=any_records(), verdicts=st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1))))
+def test_any_ledger_adds_up_and_agrees_with_python(
+    fresh: Callable[[], Ledger], records: list[Any], verdicts: list[tuple[int, float]]
+) -> None:
+    with fresh() as ledger:
+        ledger.record_many(records)
+        for number, (which, success) in enumerate(verdicts):
+            at = NOON + timedelta(hours=number % 3)
+            ledger.feedback(f"r{which}", success, source=f"s{number % 2}", at=at)
+        entries = list(ledger.requests())
+        found = report(ledger)
+    assert adds_up(found.savings)
+    assert as_reported(found) == in_python(entries)
+    check_groups(found, entries)
+
+
+def check_groups(found: Report, entries: list[LedgerEntry]) -> None:
+    expected: dict[tuple[str, str, str], dict[str, float]] = {}
+    for entry in entries:
+        for a in entry.attempts:
+            key = (entry.request.at.date().isoformat(), a.model, a.tier)
+            sums = expected.setdefault(key, Counter())  # type: ignore[arg-type]
+            success = entry.success_of(a)
+            sums["n_attempts"] += 1
+            sums["n_requests"] += a.served
+            sums["n_unknown_cost"] += a.cost_nanousd is None
+            sums["cost_nanousd"] += a.cost_nanousd or 0
+            sums["n_answers"] += a.served or a.status == "rejected"
+            if success is not None:
+                sums["n_known"] += 1
+                sums["successes"] += success
+                if a.cost_nanousd is not None:
+                    sums["n_cps"] += 1
+                    sums["cps_cost_nanousd"] += a.cost_nanousd
+                    sums["cps_successes"] += success
+    keys = [(g.key["day"], g.key["model"], g.key["tier"]) for g in found.groups]
+    assert sorted(keys) == sorted(expected)
+    for key, group in zip(keys, found.groups, strict=True):
+        for name in dataclasses.asdict(group):
+            if name != "key":
+                assert getattr(group, name) == pytest.approx(expected[key].get(name, 0)), name
+    total = found.total
+    assert total.n_requests == len(entries)
+    assert total.cost_nanousd == sum(group.cost_nanousd for group in found.groups)
+    assert total.n_unknown_cost == sum(group.n_unknown_cost for group in found.groups)
+    rated = [
+        (e, e.success)
+        for e in entries
+        if e.success is not None and any(a.served for a in e.attempts)
+    ]
+    assert total.n_known == len(rated)
+    assert total.successes == pytest.approx(sum(success for _, success in rated))
+    priced = [(e, s) for e, s in rated if all(a.cost_nanousd is not None for a in e.attempts)]
+    assert total.n_cps == len(priced)
+    assert total.cps_cost_nanousd == sum(a.cost_nanousd or 0 for e, _ in priced for a in e.attempts)
+
+
+def test_an_example_by_hand(fresh: Callable[[], Ledger]) -> None:
+    with fresh() as ledger:
+        # Always the strongest tier would have cost 1.00; tried nano for 0.10 (0.04 of it saved by
+        # the cache), then mid for 0.30 by batch at half the price.
+        ledger.record(
+            request(baseline_nanousd=1_000_000_000, exploration_nanousd=20_000_000),
+            [
+                attempt(
+                    status="rejected", served=False,
+                    cost_nanousd=60_000_000, uncached_nanousd=100_000_000,
+                    standard_nanousd=100_000_000,
+                ),
+                attempt(
+                    2, "mid", batch=True,
+                    cost_nanousd=150_000_000, uncached_nanousd=150_000_000,
+                    standard_nanousd=300_000_000,
+                ),
+            ],
+        )  # fmt: skip
+        found = report(ledger).savings
+    assert found.cost_nanousd == 210_000_000
+    assert found.cache_nanousd == 40_000_000
+    assert found.batch_nanousd == 150_000_000
+    assert found.escalation_nanousd == 300_000_000
+    assert found.exploration_nanousd == 20_000_000
+    assert found.routing_nanousd == 920_000_000
+    assert found.discount == pytest.approx(0.79)
+    assert adds_up(found)
+
+
+def test_an_unknown_cost_is_counted_and_never_free(fresh: Callable[[], Ledger]) -> None:
+    with fresh() as ledger:
+        ledger.record(request("known"), [attempt(cost_nanousd=100)])
+        ledger.record(request("unknown"), [attempt(usage=None, cost_nanousd=None)])
+        ledger.feedback("known", True)
+        ledger.feedback("unknown", True)
+        found = report(ledger, by=["tier"])
+    (group,) = found.groups
+    assert (group.n_requests, group.n_known, group.successes) == (2, 2, 2.0)
+    assert (group.cost_nanousd, group.n_unknown_cost) == (100, 1)
+    # Two successes for the price of one would be too good.
+    assert group.to_dict()["cps_usd"] == found.total.to_dict()["cps_usd"] == 100 / 1e9
+    assert found.left_out == {"the cost of an attempt is unknown": 1}
+
+
+def test_a_rejected_attempt_failed_where_its_request_was_rated(fresh: Callable[[], Ledger]) -> None:
+    with fresh() as ledger:
+        for name in ("rated", "unrated"):
+            rejected = attempt(status="rejected", served=False)
+            ledger.record(request(name), [rejected, attempt(2, "mid")])
+        ledger.feedback("rated", True)
+        nano, mid = sorted(report(ledger, by=["tier"]).groups, key=lambda g: g.key["tier"] == "mid")
+    assert (nano.n_answers, nano.n_known, nano.successes) == (2, 1, 0.0)
+    assert (mid.n_answers, mid.n_known, mid.successes) == (2, 1, 1.0)
+    assert nano.to_dict()["cps_is_infinite"] is True and nano.to_dict()["cps_usd"] is None
+
+
+def test_since_and_the_dimensions(fresh: Callable[[], Ledger]) -> None:
+    with fresh() as ledger:
+        ledger.record_many(many(300))
+        everything = report(ledger, by=["day"])
+        assert [g.key["day"] for g in everything.groups] == ["2026-03-01"]
+        late = report(ledger, by=["day", "tier"], since=NOON + timedelta(minutes=290))
+        assert late.total.n_requests == 10 and late.savings.n_requests == 10
+        assert sum(g.n_requests for g in late.groups) == 10
+        assert {tuple(g.key) for g in late.groups} == {("day", "tier")}
+        (all_of_it,) = report(ledger, by=[]).groups
+        assert all_of_it.cost_nanousd == everything.total.cost_nanousd
+        empty = report(ledger, since=NOON + timedelta(days=9))
+        assert empty.groups == [] and empty.savings == Savings(
+            later_nanousd=empty.savings.later_nanousd
+        )
+        assert empty.interval is None and empty.savings.discount is None
+        for by in (["hour"], ["day", "day"]):
+            with pytest.raises(InputError, match="expected to report by"):
+                report(ledger, by=by)
+        with pytest.raises(InputError, match="confidence"):
+            report(ledger, confidence=1.0)
+
+
+def test_feedback_without_a_request_is_counted(fresh: Callable[[], Ledger]) -> None:
+    with fresh() as ledger:
+        ledger.feedback("nobody", True)
+        ledger.feedback("nobody", True, source="judge")
+        assert report(ledger).total.n_feedback_without_request == 1
+        ledger.record(request("nobody"), [attempt()])
+        assert report(ledger).total.n_feedback_without_request == 0
+
+
+def test_the_clusters_are_sessions(fresh: Callable[[], Ledger]) -> None:
+    with fresh() as ledger:
+        ledger.record_many(many(400, sessions=40))
+        found = report(ledger)
+        sessions: dict[str | None, np.ndarray] = {}
+        for entry in ledger.requests():
+            sums = sessions.setdefault(entry.request.session_id, np.zeros(2))
+            sums += sum(a.cost_nanousd or 0 for a in entry.attempts), entry.request.baseline_nanousd
+        cost, baseline = np.array(list(sessions.values())).T
+        ratio = cost.sum() / baseline.sum()
+        error = math.sqrt(40 / 39 * ((cost - ratio * baseline) ** 2).sum()) / baseline.sum()
+        reach = student.ppf(0.975, 39) * error
+        assert found.n_clusters == 40
+        assert found.interval == pytest.approx((1 - ratio - reach, 1 - ratio + reach))
+        # Requests of no session are each their own, also where an id looks like a session's name.
+        ledger.record(request("s1", session_id=None), [attempt()])
+        assert report(ledger).n_clusters == 41
+
+
+def test_few_sessions_have_no_interval(fresh: Callable[[], Ledger]) -> None:
+    with fresh() as ledger:
+        ledger.record_many(many(400, sessions=MIN_CLUSTERS - 1))
+        assert report(ledger).interval is None
+    assert discount_interval(1.0, 2.0, 0.1, MIN_CLUSTERS) is not None
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("freedom", [19, 30, 100, 10**5])
+def test_the_quantile_of_student(confidence: float, freedom: int) -> None:
+    probability = 0.5 + confidence / 2
+    assert _student(probability, freedom) == pytest.approx(
+        student.ppf(probability, freedom), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("n_sessions", [30, 300])
+def test_the_interval_covers_the_true_discount(n_sessions: int) -> None:
+    """Skewed bills, requests alike within a session: covered nearly as often as promised."""
+    rng = np.random.default_rng(5)
+    n_runs, size = 2000, rng.integers(1, 8, size=n_sessions)
+    covered = too_narrow = 0
+    for _ in range(n_runs):
+        session = np.repeat(np.arange(n_sessions), size)
+        baseline = rng.lognormal(0, 0.8, len(session))
+        share = np.clip(0.35 + rng.normal(0, 0.15, n_sessions), 0.05, None)[session]
+        cost = baseline * share
+        for clusters in (session, np.arange(len(session))):
+            a, b = np.bincount(clusters, cost), np.bincount(clusters, baseline)
+            ratio = a.sum() / b.sum()
+            found = discount_interval(
+                a.sum(), b.sum(), float(((a - ratio * b) ** 2).sum()), len(a), 0.9
+            )
+            assert found is not None
+            inside = found[0] <= 1 - TRUE_SHARE <= found[1]
+            if clusters is session:
+                covered += inside
+            else:
+                too_narrow += inside
+    assert 0.86 <= covered / n_runs <= 0.93
+    # What would happen if requests of one session were taken for independent.
+    assert too_narrow / n_runs < 0.85
+
+
+# The mean of a normal of mean 0.35 and deviation 0.15, cut off below 0.05.
+TRUE_SHARE = 0.05 + 0.15 * (
+    2.0 * 0.5 * (1 + math.erf(2.0 / math.sqrt(2))) + math.exp(-2.0) / math.sqrt(2 * math.pi)
+)
+
+
+def test_what_since_takes() -> None:
+    assert parse_since("7d") == timedelta(days=7)
+    assert parse_since(" 1.5H ") == timedelta(minutes=90)
+    assert parse_since("2026-03-01T06:00+01:00") == datetime(2026, 3, 1, 5, tzinfo=UTC)
+    for text in ("yesterday", "", "7", "7y", "-1d"):
+        with pytest.raises(InputError, match="as a span before now, got"):
+            parse_since(text, "now")
