@@ -9,7 +9,7 @@ from typing import Any
 from router.providers.base import Prompt
 from router.providers.sdk import SdkProvider
 from router.usage import Usage
-from tests.wire import openai_server
+from tests.wire import anthropic_server, openai_server
 from tests.wire.server import FakeServer, Reply
 
 KEY = "sk-secret-0123456789abcdef"
@@ -37,6 +37,12 @@ def _openai(*args: Any, **options: Any) -> SdkProvider:
     from router.providers.openai import OpenAIProvider
 
     return OpenAIProvider(*args, **options)
+
+
+def _anthropic(*args: Any, **options: Any) -> SdkProvider:
+    from router.providers.anthropic import AnthropicProvider
+
+    return AnthropicProvider(*args, **options)
 
 
 def _deepseek(*args: Any, **options: Any) -> SdkProvider:
@@ -102,7 +108,31 @@ DEEPSEEK = Setup(
     key_variable="DEEPSEEK_API_KEY",
 )
 
-SETUPS = [OPENAI, DEEPSEEK]
+ANTHROPIC = Setup(
+    id="anthropic",
+    model="claude-haiku-4-5",
+    server=anthropic_server.AnthropicServer,
+    make=_anthropic,
+    answer=anthropic_server.answer,
+    usage=Usage(2500, 300, 2000, 200, 50, 120),
+    bad_usages=(
+        "many",
+        {},
+        {"input_tokens": "some", "output_tokens": 300},
+        {"input_tokens": 300, "output_tokens": 300.5},
+        {**anthropic_server.USAGE, "output_tokens": -1},
+        {**anthropic_server.USAGE, "cache_read_input_tokens": "some"},
+        {**anthropic_server.USAGE, "cache_creation": {"ephemeral_1h_input_tokens": 201}},
+        {"input_tokens": 0, "output_tokens": 0},
+    ),
+    error=lambda code: {
+        "type": "error",
+        "error": {"type": "x", "message": f"{code} not with {KEY}: Where is Paris?"},
+    },
+    key_variable="ANTHROPIC_API_KEY",
+)
+
+SETUPS = [OPENAI, DEEPSEEK, ANTHROPIC]
 
 QUESTION = Prompt(
     messages=(
