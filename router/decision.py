@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,20 @@ class Shadow:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheNote:
+    """What a prompt cache had to do with a decision.
+
+    ``policy_tier`` is what the policy takes without a cache; ``warm_tokens`` what was believed warm
+    of the ``prefix_tokens``, by tier; ``prefix_usd`` what the prefix costs this turn, by tier.
+    """
+
+    policy_tier: str
+    prefix_tokens: int
+    warm_tokens: dict[str, int]
+    prefix_usd: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Where one query goes, and why.
 
@@ -66,7 +80,9 @@ class Decision:
     policy's tier was excluded, too small for the request, or lacked a needed feature).
     ``certified`` is True where the artifact's success floor covers this decision. ``explored`` is
     True where a router that explores took a tier that its policy would never have chosen here.
-    ``shadow`` is what another router would have done, where one was asked.
+    ``shadow`` is what another router would have done, where one was asked. ``cache`` says what a
+    prompt cache had to do with it, where a session or a prefix was named; ``cost_usd`` then
+    includes the prefix.
     """
 
     tier: str
@@ -80,9 +96,10 @@ class Decision:
     request_id: str | None = None
     explored: bool = False
     shadow: Shadow | None = None
+    cache: CacheNote | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable; ``request_id``, ``explored`` and ``shadow`` only if there is one."""
+        """JSON-serialisable; what is optional stands in it only if it is there."""
         out: dict[str, Any] = {
             "tier": self.tier,
             "model": self.model,
@@ -99,6 +116,8 @@ class Decision:
             out["explored"] = True
         if self.shadow is not None:
             out["shadow"] = self.shadow.to_dict()
+        if self.cache is not None:
+            out["cache"] = asdict(self.cache)
         return out
 
 

@@ -21,10 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from router.artifact import Artifact, default_artifact_folder, load_artifact
+from router.cache_routing import CacheRouting, as_prefix, shared
+from router.cache_state import CacheState, Prefix
 from router.certificate import Floor
 from router.contents import max_weight, read_contents, tested_prices
 from router.costs import CostEstimator, TierMeans
-from router.decision import Decision, Predictions, Reason
+from router.decision import CacheNote, Decision, Predictions, Reason
 from router.errors import InputError, RoutingError
 from router.escalation import Escalation, Verifier
 from router.exploration import Exploration, Explorer, certify_explored, drawn
@@ -70,6 +72,9 @@ class Router:
         self._explorer: Explorer | None = None
         # The router that this one would be if it did not explore.
         self._settled = self
+        self.cache_state = CacheState()
+        self._price_book: PriceBook | None = None
+        self._caching: CacheRouting | None = None
         self._arrays = artifact.arrays
         self._names = tiers.names
         self._models = tuple(tier.model for tier in tiers)
@@ -83,12 +88,15 @@ class Router:
         *,
         key: str | bytes | None = None,
         price_book: PriceBook | None = None,
+        cache_state: CacheState | None = None,
     ) -> Router:
         """Load an artifact; without a path, the one that ships with cps-router.
 
         ``key`` makes a valid signature mandatory. Where a price differs from the one that the
         floor was certified at, the floor is tested again on the calibration rows that the artifact
-        carries. Raises ArtifactError where anything is missing, altered, unsigned or too new.
+        carries. ``cache_state`` is what sessions are routed by; tell it the usages that come back,
+        as `RoutedClient` does. Raises ArtifactError where anything is missing, altered, unsigned or
+        too new.
         """
         artifact = load_artifact(default_artifact_folder() if path is None else path, key=key)
         contents = read_contents(artifact)
@@ -97,9 +105,12 @@ class Router:
         )
         tested = tested_prices(artifact.manifest)
         current = _prices_now(contents.tiers, *tested, price_book)
-        if all(_same(now, then) for now, then in zip(current, tested, strict=True)):
-            return router
-        return router.repriced(*current)
+        if not all(_same(now, then) for now, then in zip(current, tested, strict=True)):
+            router = router.repriced(*current)
+        router._price_book = price_book
+        if cache_state is not None:
+            router.cache_state = cache_state
+        return router
 
     def repriced(self, input_usd_per_mtok: FloatArray, output_usd_per_mtok: FloatArray) -> Router:
         """The same router at other prices (T,), NaN where a tier goes by logged dollars.
@@ -130,6 +141,7 @@ class Router:
         manifest = {**self.manifest, "artifact_id": own}
         artifact = Artifact(Path(), manifest, self._arrays, {})
         router = Router(artifact, predictor, self.tiers, self.policy, self.certificate)
+        router.cache_state, router._price_book = self.cache_state, self._price_book
         floor = self.certificate
         if floor is None:
             value = _value_at(self.manifest, *router.calibration.served(self.safe_tier))
@@ -147,7 +159,9 @@ class Router:
             strongest=self.policy.strongest,
             confidence=floor.confidence,
         )
-        return Router(artifact, predictor, self.tiers, policy, certificate)
+        other = Router(artifact, predictor, self.tiers, policy, certificate)
+        other.cache_state, other._price_book = self.cache_state, self._price_book
+        return other
 
     def exploring(self, exploration: Exploration | None) -> Router:
         """The same router, but exploring; with None, the one that does not.
@@ -200,6 +214,10 @@ class Router:
         context_tokens: int | None = None,
         needs: Iterable[str] = (),
         shadow: AnyRouter | None = None,
+        session: str | None = None,
+        prefix_tokens: int | None = None,
+        expected_turns: float | None = None,
+        prefix: Prefix | None = None,
     ) -> Decision:
         """Where this query should go.
 
@@ -214,16 +232,41 @@ class Router:
             needs: Features that the tier must have.
             shadow: Another router (or a KeywordRouter). What it would have done with the request,
                 were nothing pinned, stands in the decision's ``shadow``; the decision is the same.
+            session: Name of the conversation. With it, or with ``prefix_tokens``, each tier is
+                priced with what ``cache_state`` believes is warm there (``router.cache_worth``).
+            prefix_tokens: Tokens that stand before the query (system prompt, tools, history) and
+                that the artifact's expected costs do not include.
+            expected_turns: Turns still expected of the session, this one included; by default as
+                long as sessions have been.
+            prefix: In place of ``session`` and ``prefix_tokens``, the prefix by its keys.
 
         Raises:
             RoutingError: no tier is left.
-            InputError: the query is no text, a tier's name is unknown, or the shadow no router.
+            InputError: the query is no text, a tier's name is unknown, the shadow no router, or
+                what is said of the session no prefix.
+            PriceError: a session is named, and the price of a tier's tokens is unknown.
         """
         if shadow is not None:
             check_shadow(shadow)
             exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
             needs = (needs,) if isinstance(needs, str) else tuple(needs)
-        decision = self._route(query, request_id, pin, exclude, context_tokens, needs)
+        if session is None and prefix_tokens is None and prefix is None:
+            decision = self._route(query, request_id, pin, exclude, context_tokens, needs)
+        else:
+            before = as_prefix(session, prefix_tokens, prefix)
+            if context_tokens is None and isinstance(query, str):
+                context_tokens = before.n_tokens + estimated_tokens(query)
+            decision = self._route_cached(
+                query,
+                request_id,
+                pin,
+                exclude,
+                context_tokens,
+                needs,
+                session,
+                before,
+                expected_turns,
+            )
         if shadow is None:
             return decision
         options: dict[str, Any] = {}
@@ -247,6 +290,84 @@ class Router:
             return self._decision(self.tiers.index(pin), p, cost, 1.0, "pinned", request_id)
         allowed = self._allowed(query, exclude, context_tokens, needs)
         return self._decide(p, cost, unknown, allowed, query, request_id)
+
+    def _route_cached(
+        self,
+        query: str,
+        request_id: str | None,
+        pin: str | None,
+        exclude: Iterable[str],
+        context_tokens: int | None,
+        needs: Iterable[str],
+        session: str | None,
+        prefix: Prefix,
+        expected_turns: float | None,
+    ) -> Decision:
+        """As ``_route``, with what the prefix costs on every tier, now and over the turns to come.
+
+        Where the policy is a mix, a session keeps the tier that its coin gave it.
+        """
+        self._check(query)
+        caching = self._cache_routing()
+        warmth, extra, ahead, last = caching.priced(prefix, self.cache_state, expected_turns)
+        p, cost, unknown = self.predictor.predict_one(query)
+        bill = (np.array(cost) + extra).tolist()
+        reason, tested, propensity, explored = _REASONS[unknown], True, 1.0, False
+        if pin is not None:
+            tier = own = self.tiers.index(pin)
+            reason = "pinned"
+        else:
+            allowed = self._allowed(query, exclude, context_tokens, needs)
+            one = self._predictions(p, cost, unknown, allowed, query)
+            mask = (one.p_success, one.cost_usd, one.out_of_distribution)
+            base = self.policy.action_dist(*mask, one.candidates)[0]
+            if (base != self.policy.action_dist(*mask, one.tried)[0]).any():
+                reason = "fallback"
+            of_session = request_id if session is None else session
+            own = drawn(base, _coin(self.artifact_id, of_session, query))
+            choices = [
+                int(caching.played(one, np.array([t]), extra, ahead, last, prefix.n_tokens)[0])
+                for t in range(len(base))
+            ]
+            dist = shared(base, choices)
+            tier = choices[own]
+            if self._explorer is not None and reason == "policy":
+                dist = self._explorer.action_dist(
+                    one.p_success, np.array([bill]), dist[None], np.array([True]), one.candidates
+                )[0]
+                settled, tier = tier, drawn(dist, _coin(self._seeded_id(), request_id, query))
+                explored = tier != settled
+            propensity = float(dist[tier])
+            tested = caching.certified or tier == own
+        decision = self._decision(tier, p, bill, propensity, reason, request_id)
+        note = CacheNote(
+            self._names[own],
+            prefix.n_tokens,
+            warmth.tokens,
+            dict(zip(self._names, extra.tolist(), strict=True)),
+        )
+        return replace(
+            decision,
+            certified=decision.certified and tested,
+            explored=explored,
+            cache=note,
+        )
+
+    def _cache_routing(self) -> CacheRouting:
+        """Made on first use: prices that are not in the tiers file take half a second to look up.
+
+        Two threads that come at once make the same.
+        """
+        router = self._settled
+        if router._caching is None:
+            router._caching = CacheRouting.of(
+                router.tiers,
+                router.policy,
+                router.certificate,
+                router.calibration,
+                router._price_book or PriceBook(),
+            )
+        return router._caching
 
     def route_many(
         self,
@@ -408,8 +529,7 @@ class Router:
         """Decisions of a router that explores."""
         assert self.exploration is not None
         dist, base, own, tested = self._explored(predictions)
-        # Other settings that explore more explore those requests too: the id is not in the coin.
-        key = f"{self._settled.artifact_id}\0explore {self.exploration.seed}"
+        key = self._seeded_id()
         decisions = []
         for row, (query, request_id) in enumerate(zip(queries, request_ids, strict=True)):
             tier = drawn(dist[row], _coin(key, request_id, query))
@@ -426,6 +546,11 @@ class Router:
             certified = decision.certified and bool(tested[row])
             decisions.append(replace(decision, explored=explored, certified=certified))
         return decisions
+
+    def _seeded_id(self) -> str:
+        """Of the coin that explores: settings that explore more explore these requests too."""
+        assert self.exploration is not None
+        return f"{self._settled.artifact_id}\0explore {self.exploration.seed}"
 
     @property
     def calibration(self) -> CalibrationRows:

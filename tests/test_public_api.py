@@ -57,8 +57,9 @@ TRAINING = {
 # after the star are given by name.
 ARGUMENTS = {
     "router": {
-        "Router.load": "path * key price_book",
-        "Router.route": "self query * request_id pin exclude context_tokens needs shadow",
+        "Router.load": "path * key price_book cache_state",
+        "Router.route": "self query * request_id pin exclude context_tokens needs shadow session "
+        "prefix_tokens expected_turns prefix",
         "Router.route_many": "self queries request_ids * shadow",
         "Router.exploring": "self exploration",
         "Exploration": "epsilon kind margin strength seed",
