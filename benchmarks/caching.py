@@ -16,8 +16,9 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +37,7 @@ from training.synthetic import SyntheticOutcomes, make_world, sample
 FloatArray = npt.NDArray[np.float64]
 
 N_TRAIN, N_QUERIES = 4_000, 6_000
-N_SESSIONS, MEAN_TURNS = 600, 6.0
-SYSTEM_TOKENS, TURN_TOKENS = 5_000, 400  # TURN_TOKENS: what tools and files add in each turn
+# Of the gaps between turns a tenth are pauses.
 GAP_S, PAUSE_S, PAUSE_SHARE = 45.0, 1_200.0, 0.1
 EVICTED_SHARE = 0.03
 MARGIN = 0.05
@@ -55,6 +55,23 @@ TIERS = TierSet(
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What sessions are like; ``turn_tokens`` is what tools and files add to each turn."""
+
+    name: str
+    n_sessions: int
+    mean_turns: float
+    system_tokens: int
+    turn_tokens: int
+
+
+TRAFFIC = (
+    Traffic("chat", 600, 6.0, 5_000, 400),
+    Traffic("agent", 250, 15.0, 12_000, 1_500),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One request of a session: when, which query, how many tokens stand before it."""
 
@@ -67,8 +84,10 @@ class Turn:
 class ProviderCaches:
     """What the providers really hold; nobody who routes may look."""
 
-    def __init__(self, policies: Sequence[CachePolicy], rng: np.random.Generator) -> None:
-        self._policies, self._rng = policies, rng
+    def __init__(
+        self, policies: Sequence[CachePolicy], system_tokens: int, rng: np.random.Generator
+    ) -> None:
+        self._policies, self._system_tokens, self._rng = policies, system_tokens, rng
         self._held: dict[tuple[int, int], tuple[int, float]] = {}
 
     def answer(self, tier: int, session: int, now: float, n_tokens: int) -> tuple[int, int]:
@@ -81,7 +100,7 @@ class ProviderCaches:
         cached = policy.cacheable_tokens(n_tokens)
         if cached:
             self._held[tier, session] = cached, now
-        system = policy.cacheable_tokens(SYSTEM_TOKENS)
+        system = policy.cacheable_tokens(self._system_tokens)
         if system:
             self._held[tier, -1] = system, now
         return read, cached - read if policy.writes_reported else 0
@@ -91,24 +110,25 @@ class ProviderCaches:
 class Day:
     """Traffic of one day over the queries of one world."""
 
+    traffic: Traffic
     turns: tuple[Turn, ...]
     seed: int
 
 
-def make_day(outcomes: SyntheticOutcomes, seed: int) -> Day:
+def make_day(traffic: Traffic, outcomes: SyntheticOutcomes, seed: int) -> Day:
     """Sessions over a day; most of a session's queries are of one task."""
     rng = np.random.default_rng([41, seed])
     task = np.array([query.task for query in outcomes.queries])
     by_task = [np.flatnonzero(task == name) for name in np.unique(task)]
     turns = []
-    for session in range(N_SESSIONS):
+    for session in range(traffic.n_sessions):
         now = rng.random() * _DAY_S
         own = by_task[rng.integers(len(by_task))]
-        for position in range(rng.geometric(1.0 / MEAN_TURNS)):
+        for position in range(rng.geometric(1.0 / traffic.mean_turns)):
             rows = own if rng.random() < 0.7 else np.arange(len(task))
             turns.append(Turn(now, session, int(rng.choice(rows)), position))
             now += rng.exponential(PAUSE_S if rng.random() < PAUSE_SHARE else GAP_S)
-    return Day(tuple(sorted(turns, key=lambda turn: turn.at_s)), seed)
+    return Day(traffic, tuple(sorted(turns, key=lambda turn: turn.at_s)), seed)
 
 
 @dataclass(slots=True)
@@ -138,16 +158,17 @@ def play(
 ) -> tuple[float, float, FloatArray]:
     """(success rate, dollars a day, share of each tier) of one way to choose."""
     policies = [_policy(tier) for tier in TIERS]
-    caches = ProviderCaches(policies, np.random.default_rng([43, day.seed]))
+    system = day.traffic.system_tokens
+    caches = ProviderCaches(policies, system, np.random.default_rng([43, day.seed]))
     history: dict[int, int] = {}
     success = cost = 0.0
     shares = np.zeros(len(TIERS))
     for turn in day.turns:
         if clock is not None:
             clock[0] = turn.at_s
-        before = SYSTEM_TOKENS + history.get(turn.session, 0)
+        before = system + history.get(turn.session, 0)
         name = f"s{turn.session}"
-        prefix = Prefix(("system", name), (SYSTEM_TOKENS, before), shared=True)
+        prefix = Prefix(("system", name), (system, before), shared=True)
         query = outcomes.queries[turn.row]
         seen = Context(query.text, turn.row, name, turn.position, prefix)
         tier = choose(seen)
@@ -160,7 +181,7 @@ def play(
         cost += float(prices[tier].cost_usd(n_input, n_output, read, written))
         success += float(outcomes.p_success[turn.row, tier])
         shares[tier] += 1
-        history[turn.session] = n_input - SYSTEM_TOKENS + n_output + TURN_TOKENS
+        history[turn.session] = n_input - system + n_output + day.traffic.turn_tokens
         if learn is not None:
             learn(tier, seen, usage)
     return success / len(day.turns), cost, shares / len(day.turns)
@@ -230,24 +251,31 @@ def coin_flip(low: int, high: int, share_high: float, seed: int) -> Choose:
 
 
 def measure(say: Say, seed: int = 0) -> Section:
-    """The table of the module's docstring."""
+    """A table for each kind of traffic."""
     world = make_world(tiers=TIERS, seed=seed, spanish_share=0.0)
     say("a day of conversations: training a router")
     trained = sample(world, N_TRAIN, seed=seed + 1)
     with tempfile.TemporaryDirectory() as folder:
-        train(
-            trained.table,
-            Path(folder) / "router",
-            track=False,
-            synthetic=True,
-            seed=seed,
-        )
-        router = Router.load(Path(folder) / "router")
+        out = Path(folder) / "router"
+        train(trained.table, out, track=False, synthetic=True, seed=seed)
+        router = Router.load(out)
     outcomes = sample(world, N_QUERIES, seed=seed + 2)
-    book = PriceBook()
-    prices = [book.price(tier) for tier in TIERS]
-    tuning = [make_day(outcomes, 1_000 + seed * 100 + i) for i in range(TUNING_DAYS)]
-    testing = [make_day(outcomes, 2_000 + seed * 100 + i) for i in range(TEST_DAYS)]
+    found = [_measured(traffic, router, outcomes, say, seed) for traffic in TRAFFIC]
+    return Section(
+        "Caching",
+        [table for table, _ in found],
+        {traffic.name: data for traffic, (_, data) in zip(TRAFFIC, found, strict=True)},
+    )
+
+
+def _measured(
+    traffic: Traffic, router: Router, outcomes: SyntheticOutcomes, say: Say, seed: int
+) -> tuple[Table, dict[str, Any]]:
+    prices = [PriceBook().price(tier) for tier in TIERS]
+    days = [
+        make_day(traffic, outcomes, 1_000 + seed * 100 + i) for i in range(TUNING_DAYS + TEST_DAYS)
+    ]
+    tuning, testing = days[:TUNING_DAYS], days[TUNING_DAYS:]
     clock = [0.0]
 
     def run(kind: str, value: float | None, day: Day) -> tuple[float, float, FloatArray]:
@@ -272,7 +300,7 @@ def measure(say: Say, seed: int = 0) -> Section:
     values: dict[str, float] = {}
     grid = np.geomspace(2e-4, 1.0, _VALUES)
     for kind in ("blind", "sticky", "aware"):
-        say(f"a day of conversations: the success value of {kind} routing")
+        say(f"a day of {traffic.name}: the success value of {kind} routing")
         low, high = 0, len(grid) - 1
         while low < high:  # the success rate grows with the value
             middle = (low + high) // 2
@@ -284,7 +312,7 @@ def measure(say: Say, seed: int = 0) -> Section:
             float(grid[low]),
             target,
         )
-    say("a day of conversations: test days")
+    say(f"a day of {traffic.name}: test days")
     ways: list[tuple[str, Callable[[Day], tuple[float, float, FloatArray]]]] = [
         (
             "(a) always the strongest tier, no cache",
@@ -322,30 +350,19 @@ def measure(say: Say, seed: int = 0) -> Section:
             )
         )
     n_turns = np.mean([len(day.turns) for day in testing])
-    return Section(
-        "Caching",
-        [
-            Table(
-                "A day of conversations",
-                ("way", "success", "$ a day", "cost over (e) (sd)", "% of turns to nano mid top"),
-                rows,
-                (
-                    f"Mean of {TEST_DAYS} days of {N_SESSIONS} sessions, {n_turns:.0f} turns; "
-                    f"system prompt {SYSTEM_TOKENS:,} tokens, {TURN_TOKENS} tokens a turn on top "
-                    "of query and answer.",
-                    f"Success asked of (b') to (e): {target:.3f}, set on {TUNING_DAYS} other days.",
-                ),
-            )
-        ],
-        {
-            "target": target,
-            "values": values,
-            "ways": {
-                name: [{"success": s, "cost_usd": c} for s, c, _ in days]
-                for name, days in found.items()
-            },
-        },
+    kind = (
+        f"Mean of {TEST_DAYS} days of {traffic.n_sessions} sessions, {n_turns:.0f} turns; system "
+        f"prompt {traffic.system_tokens:,} tokens, {traffic.turn_tokens:,} tokens a turn on top of "
+        "query and answer."
     )
+    asked = f"Success asked of (b') to (e): {target:.3f}, set on {TUNING_DAYS} other days."
+    notes = (kind, asked)
+    columns = ("way", "success", "$ a day", "cost over (e) (sd)", "% of turns to nano mid top")
+    table = Table(f"A day of conversations: {traffic.name}", columns, rows, notes)
+    ways_found = {
+        name: [{"success": s, "cost_usd": c} for s, c, _ in each] for name, each in found.items()
+    }
+    return table, {"target": target, "values": values, "ways": ways_found}
 
 
 def _refined(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks import (
+    caching,
     cascade,
     checks,
     data,
@@ -500,18 +501,20 @@ def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
     monkeypatch.setattr(escalation, "measure", part("Escalation"))
     monkeypatch.setattr(outside, "measure", part("Outside"))
     monkeypatch.setattr(logged, "measure", part("Logged feedback"))
+    monkeypatch.setattr(caching, "measure", part("Caching"))
     monkeypatch.setattr(run, "_languages", part("Languages"))
 
     def parts(*arguments: str) -> list[str]:
         run.main([*arguments, "--json"])
         return [name for name in json.loads(capsys.readouterr().out) if name != "environment"]
 
-    named = ["serving", "quality", "nested folds", "escalation", "languages", "outside"]
+    named = ["serving", "caching", "quality", "nested folds", "escalation", "languages", "outside"]
     assert parts() == [*named, "logged feedback"]
     assert parts("--folds") == ["nested folds"]
     assert parts("--only", "quality") == ["quality"]
     assert parts("--only", "outside") == ["outside"]
     assert parts("--only", "logged") == ["logged feedback"]
+    assert parts("--only", "caching") == ["caching"]
 
 
 def test_a_set_nobody_knows_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
