@@ -34,11 +34,8 @@ def hit_rate(arrivals_per_s: float, ttl_s: float, *, refreshed_by_hits: bool = T
     >>> round(hit_rate(10 / 3600, 300, refreshed_by_hits=False), 3)
     0.455
     """
-    for name, value in (("arrivals_per_s", arrivals_per_s), ("ttl_s", ttl_s)):
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(
-                f"expected {name} to be a finite number of at least 0, got {value!r}: correct it."
-            )
+    _check("arrivals_per_s", arrivals_per_s)
+    _check("ttl_s", ttl_s)
     expected = arrivals_per_s * ttl_s
     if refreshed_by_hits:
         return -math.expm1(-expected)
@@ -60,6 +57,7 @@ def hit_rate_of_gaps(
     >>> hit_rate_of_gaps([60, 200, 200, 400], ttl_s=300, refreshed_by_hits=False)
     0.5
     """
+    _check("ttl_s", ttl_s)
     gaps: FloatArray = np.asarray(gaps_s, dtype=np.float64).ravel()
     if gaps.size == 0 or not (np.isfinite(gaps).all() and (gaps >= 0).all()):
         raise InputError(
@@ -76,3 +74,10 @@ def hit_rate_of_gaps(
         written = max(following, written + 1)
         n_misses += written <= gaps.size
     return 1 - n_misses / gaps.size
+
+
+def _check(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(
+            f"expected {name} to be a finite number of at least 0, got {value!r}: correct it."
+        )
