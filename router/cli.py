@@ -7,7 +7,6 @@ is one sentence on stderr. With ``--json``, stdout carries JSON and nothing else
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.cli_ledger import ledger_app
+from router.cli_parts import emit as emit
 from router.cli_savings import HELP as SAVINGS_HELP
 from router.cli_savings import savings
 from router.errors import CpsRouterError, InputError, OutcomeError, RoutingError
@@ -118,6 +119,7 @@ def route(
 
 
 app.command(help=SAVINGS_HELP)(savings)
+app.add_typer(ledger_app, name="ledger")
 
 
 def _route_batch(router: Router, batch: list[_Row]) -> None:
@@ -196,23 +198,6 @@ def _in_words(decision: Decision) -> str:
     if not decision.certified:
         lines.append("no success floor is certified for this decision")
     return "\n".join(lines)
-
-
-def emit(text: str) -> None:
-    """Print on stdout; ends the program quietly where the reader (head, less) has gone."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        # A name that the terminal cannot show is shown escaped.
-        typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
-    except OSError as error:
-        # What is still buffered goes nowhere, rather than into a complaint at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise SystemExit(0) from None
-        raise CpsRouterError(
-            f"expected to write to standard output, got {error.strerror or 'an error'}: "
-            "make room or write elsewhere."
-        ) from None
 
 
 def run(application: typer.Typer) -> None:

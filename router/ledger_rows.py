@@ -50,10 +50,12 @@ class LedgerEntry:
 
         Of several of one moment the worst counts.
         """
-        if not self.feedback:
-            return None
-        latest = max(self.feedback, key=lambda f: (f.at, -f.success))
-        return latest.success
+        return None if self.latest is None else self.latest.success
+
+    @property
+    def latest(self) -> FeedbackRecord | None:
+        """The feedback that counts."""
+        return max(self.feedback, key=lambda f: (f.at, -f.success), default=None)
 
     def success_of(self, attempt: AttemptRecord) -> float | None:
         """Success of one attempt, None where it is unknown.

@@ -10,6 +10,7 @@ import gzip
 import json
 import math
 import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -30,6 +31,8 @@ _EPOCH = re.compile(r"[+-]?\d+(\.\d*)?\Z", re.ASCII)
 _MAX_TOKENS = 2**53  # the largest whole number a float64 matrix holds exactly
 READ_ERRORS = (OSError, EOFError, zlib.error)
 """What reading a missing, forbidden or damaged (compressed) file raises."""
+STDIN = Path("-")
+"""In place of a file of JSON lines: standard input, which can be read once."""
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
@@ -222,7 +225,13 @@ def write_jsonl(path: str | Path, outcomes: Iterable[Outcome]) -> None:
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """Open for reading; decompresses where the name ends in ``.gz``."""
+    """Open for reading; decompresses where the name ends in ``.gz``; ``-`` is standard input."""
+    if path == STDIN:
+        if sys.stdin is None:
+            raise InputError(
+                "expected outcomes on standard input, which is closed: pipe them in or name a file."
+            )
+        return sys.stdin.buffer
     if path.suffix.lower() == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     return path.open("rb")

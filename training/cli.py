@@ -10,6 +10,7 @@ import typer
 
 from router.cli import app, emit, run
 from router.errors import InputError
+from router.outcomes import STDIN
 from training.cli_import import import_app
 from training.cli_parts import JsonFlag, extra, print_json, progress, warn
 from training.cli_promote import promote
@@ -22,7 +23,9 @@ app.command()(promote)
 
 DEFAULT_DATA_FOLDER = Path("cps-router-data")
 
-Outcomes = Annotated[Path, typer.Argument(help="Outcomes: .jsonl, .csv or .parquet.")]
+Outcomes = Annotated[
+    Path, typer.Argument(help='Outcomes: .jsonl, .csv or .parquet; "-" is JSON lines on stdin.')
+]
 MaxBadShare = Annotated[float, typer.Option(help="Stop when more than this share of rows is bad.")]
 SuccessThreshold = Annotated[
     float | None, typer.Option(help='Success is "score >= threshold" where a score is logged.')
@@ -112,7 +115,7 @@ def train(
             out,
             warm_start=warm_start,
             seed=seed,
-            name=outcomes.name,
+            name=_shown(outcomes),
             on_progress=say,
             **options,
         )
@@ -338,8 +341,13 @@ def _read(
         tiers,
         max_bad_share=max_bad_share,
         success_threshold=success_threshold,
-        on_progress=lambda rows: say(f"reading {outcomes.name}: {rows:,} rows"),
+        on_progress=lambda rows: say(f"reading {_shown(outcomes)}: {rows:,} rows"),
     )
+
+
+def _shown(outcomes: Path) -> str:
+    """The file's name, without its folder."""
+    return "standard input" if outcomes == STDIN else outcomes.name
 
 
 def main() -> None:

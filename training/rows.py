@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import InputError, MissingExtraError, OutcomeError
-from router.outcomes import COLUMNS, READ_ERRORS, open_binary, read_jsonl_rows, unreadable
+from router.outcomes import COLUMNS, READ_ERRORS, STDIN, open_binary, read_jsonl_rows, unreadable
 
 Row = tuple[int, Mapping[str, object] | OutcomeError]
 Check = Callable[[Sequence[str]], None]
@@ -26,7 +26,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_rows(path: Path, *, needs_success: bool = True) -> Iterator[Row]:
-    """Rows of an outcomes file; the suffix tells the format.
+    """Rows of an outcomes file; the suffix tells the format. ``-`` is JSON lines on standard input.
 
     Yields (number, row or the reason why it is none). The number is the line from 1 for JSON lines
     and CSV (the last line of a CSV row that spans several), and the row from 1 for Parquet.
@@ -36,7 +36,7 @@ def read_rows(path: Path, *, needs_success: bool = True) -> Iterator[Row]:
         InputError: unknown suffix, unreadable file, or columns of the contract are missing.
     """
     name = path.name.lower()
-    if name.endswith((".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")):
+    if path == STDIN or name.endswith((".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")):
         return iter(read_jsonl_rows(path))
 
     def check(names: Sequence[str]) -> None:

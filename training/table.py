@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.errors import InputError, OutcomeError
-from router.outcomes import Outcome
+from router.outcomes import STDIN, Outcome
 from router.prices import PriceBook
 from router.stored_query import Query
 from router.tiers import TierSet
@@ -31,6 +31,8 @@ BoolArray = npt.NDArray[np.bool_]
 ObjectArray = npt.NDArray[np.object_]
 
 _PROGRESS_EVERY_ROWS = 10_000
+# Beside which the bad rows of standard input are written, in the current folder.
+_STDIN_NAME = Path("stdin.jsonl")
 _SHOWN_CHARACTERS = 60
 _COLUMNS = ("request_id", "query", "task", "split", "at", "artifact_id")
 _MATRICES = ("success", "cost_usd", "input_tokens", "output_tokens", "propensity", "observed")
@@ -242,7 +244,7 @@ def read_outcomes(
     success_threshold: float | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> OutcomeTable:
-    """Read, validate and pivot a file of outcomes (.jsonl, .csv, .parquet).
+    """Read, validate and pivot a file of outcomes (.jsonl, .csv, .parquet; ``-`` is stdin).
 
     Requests keep the order of their first row. A missing ``cost_usd`` is priced from the tokens at
     the date of the row where a price is known, else it is NaN. The first attempt of a (request,
@@ -267,7 +269,7 @@ def read_outcomes(
             "example 0.8."
         )
     gathered = Gathered(tiers, PriceBook() if price_book is None else price_book)
-    with Rejects(path) as rejects:
+    with Rejects(_STDIN_NAME if path == STDIN else path) as rejects:
         rows = read_rows(path, needs_success=success_threshold is None)
         for n_rows, (line, row) in enumerate(rows, start=1):
             try:
@@ -289,7 +291,7 @@ def read_outcomes(
     if on_progress is not None:
         on_progress(gathered.n_rows)
     report = ReadReport(
-        path=str(path),
+        path="standard input" if path == STDIN else str(path),
         n_rows=gathered.n_rows,
         n_outcomes=int(columns["observed"].sum()),
         n_bad=rejects.n_bad,
