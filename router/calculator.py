@@ -56,7 +56,7 @@ def estimate(
     prices = _Prices(book or PriceBook(), at or datetime.now(tz=UTC), workload.ttl)
     alone, routed = (Share(baseline, 1.0),), tuple(mix)
     model = _name(baseline)
-    spread = ", ".join(f"{share.share:.4g} to {_name(share.tier)}" for share in routed)
+    spread = ", ".join(f"{share.share * 100:.4g} % to {_name(share.tier)}" for share in routed)
     hits = (
         "at the hit rate that was given"
         if workload.hit_rate is not None
@@ -77,7 +77,7 @@ def estimate(
             ),
         ]
     if workload.batch_share > 0:
-        waits = f"{workload.batch_share:.4g} of the requests at the batch price, uncached"
+        waits = f"{workload.batch_share * 100:.4g} % of the requests at the batch price, uncached"
         ways += [
             ("batch", f"{model}, no cache, {waits}", _Way(alone, batch=True)),
             (
@@ -134,7 +134,7 @@ def _model_line(workload: Workload, share: Share, way: _Way, prices: _Prices) ->
         assert policy is not None  # without one, nothing is cacheable at an unknown hit rate
         rate = workload.arrivals_per_s * n_online / workload.requests_per_day
         hits = hit_rate(rate, policy.ttl_s, refreshed_by_hits=policy.refreshed_by_hits)
-    for_an_hour = policy is not None and policy.writes_reported and policy.ttl_s >= 3600
+    for_an_hour = policy is not None and policy.writes_long_lived
     write_rate = _write_rate(price, workload, for_an_hour, line.model)
     with_cache = _bill(price, workload, n_online, cached_tokens, hits, write_rate) + batched
     rates = price.at_length(workload.input_tokens)

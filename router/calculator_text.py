@@ -120,6 +120,14 @@ def notes(workload: Workload, lines: tuple[Line, ...]) -> list[str]:
                 ] = None
             elif model.cached_tokens and model.bill.total_usd >= model.uncached.total_usd:
                 found[f"caching on {model.model} saves nothing at these prices"] = None
+    by_name = {line.name: line.bill.total_usd for line in lines}
+    cached = by_name.get("caching+routing", by_name.get("caching", 0.0))
+    more = by_name.get("everything", cached) - cached
+    if more > 1e-9 * cached:
+        found[
+            f"here batch costs {usd(more * days)} a month more than serving the same requests "
+            "from the cache: what is batched does not read it"
+        ] = None
     if any(len(line.models) > 1 for line in lines):
         found[
             "every model is taken to get and to write the same tokens, and whether the cheaper "

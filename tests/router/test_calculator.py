@@ -209,6 +209,18 @@ def test_a_batch_pays_its_own_price_and_reads_no_cache() -> None:
     assert thin["everything"].models[0].hit_rate == pytest.approx(hit_rate(75 / 86_400, 300))
 
 
+@pytest.mark.parametrize(("output", "loses"), [(10, True), (5_000, False)])
+def test_a_batch_that_costs_more_than_the_cache_is_said(output: int, loses: bool) -> None:
+    workload = Workload(1_000, 10_000, 0, output, hit_rate=1.0, batch_share=0.5)
+    found = lines(workload, SONNET)
+    more = month(workload, found["everything"]) - month(workload, found["caching"])
+    assert (more > 0) == loses
+    said = [note for note in notes(workload, tuple(found.values())) if "here batch costs" in note]
+    assert len(said) == loses
+    if said:
+        assert f"${more:,.2f} a month more" in said[0]
+
+
 def test_a_batch_price_that_nobody_knows_is_not_made_up() -> None:
     workload = Workload(1_000, 0, 500, 300, batch_share=0.1)
     flash = Tier("flash", "deepseek", "deepseek-v4-flash")

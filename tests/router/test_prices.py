@@ -108,6 +108,31 @@ def test_anthropic_writes_for_an_hour_at_twice_the_input_price_throughout() -> N
                 assert at.cache_write_1h_usd_per_mtok == pytest.approx(2 * at.input_usd_per_mtok)
 
 
+@pytest.mark.parametrize(("provider", "one_hour"), [("anthropic", 6.0), ("acme", None)])
+def test_an_hour_that_the_data_leaves_out_is_known_at_anthropic_only(
+    provider: str, one_hour: float | None
+) -> None:
+    step = types.TieredPrices(Decimal(3), [types.Tier(100, Decimal(4))])
+    prices = types.ModelPrice(
+        input_mtok=step, cache_write_mtok=Decimal("3.75"), output_mtok=Decimal(15)
+    )
+    free = types.ModelPrice(input_mtok=Decimal(3), output_mtok=Decimal(15))
+    models = [
+        types.ModelInfo(id=name, match=types.ClauseEquals(equals=name), prices=price)
+        for name, price in (("old", prices), ("no-cache", free))
+    ]
+    made = types.Provider(id=provider, name=provider, api_pattern=provider, models=models)
+    set_custom_snapshot(DataSnapshot(providers=[made], from_auto_update=False))
+    try:
+        found = PriceBook().price(tier(provider, "old"), NOVEMBER)
+        assert found.cache_write_1h_usd_per_mtok == one_hour
+        assert found.steps[0].cache_write_1h_usd_per_mtok == (one_hour and 8.0)
+        without = PriceBook().price(tier(provider, "no-cache"), NOVEMBER)
+        assert without.cache_write_1h_usd_per_mtok is None
+    finally:
+        set_custom_snapshot(None)
+
+
 def test_where_the_data_has_no_batch_price_there_is_none() -> None:
     prices = PriceBook()
     for provider, model, message in [
