@@ -4,24 +4,28 @@ What may be chosen depends on what was promised. Without a success floor: any ti
 objective's success value lambda. With a certified floor the rule is certified anew, cache included,
 since what a cache makes cheap draws requests to where it is warm:
 
-1. for each state of the cache that is told apart (which tier served last, how long the prefix
-   is), candidates are success values on a fixed grid, the safest first. Each is played on the
-   calibration rows in that state and tested against the floor; the first that fails ends the
-   search, the last that passed is used in such states. All of them share the error 1 - confidence
-   evenly, so that the floor holds in each of those states, and in whatever mixture traffic brings.
+1. states of the cache are told apart by the tier that served last, where most of the prefix is
+   still warm there, and by the prefix's length, in steps of four. For each of them candidates are
+   success values on a fixed grid, the safest first. Each is played on the calibration rows and
+   tested against the floor; the first that fails ends the search, the last that passed is used in
+   such states. All of them share the error 1 - confidence evenly, so that the floor holds in each,
+   and in whatever mixture traffic brings.
 2. in a state where none passes: the policy's own tier, whatever the cache holds.
+
+What is served in a state is what was tested in it: the choice is made with the prices of the
+state's own length and of a few turns to come, not with those of the session at hand, which could
+lead further than any test has looked. (The decision's dollars are the session's own.)
 
 So no decision loses a certificate by naming a session. The test has the policy's confidence for
 itself: it speaks about the requests that name a session, the policy's about the others. Where a
 floor was asked for and is not certified in the first place, only tiers are chosen that are
-predicted to succeed at least as often as the policy's own. States between the tested ones take the
-values of the nearest; several warm tiers count as the last one.
+predicted to succeed at least as often as the policy's own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from numbers import Real
@@ -30,11 +34,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from router.cache_state import CacheState, Prefix, Warmth
+from router.cache_state import CacheState, Prefix
 from router.cache_worth import MAX_ROWS, CachePrices, least_loss
 from router.certificate import Floor
 from router.decision import Predictions
 from router.errors import InputError
+from router.exploration import drawn
 from router.policy import SAME_RATE, Policy
 from router.prices import PriceBook
 from router.providers.caching import cache_policy
@@ -47,8 +52,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 # A session's name that nobody observes.
 NO_SESSION = "\0"
-# States of the cache in which a floor is tested: prefix length, turns to come, time between turns.
-_TESTED_TOKENS = (2_000, 20_000)
+# States of the cache in which a floor is tested: prefix lengths, turns to come, time between turns.
+_TESTED_TOKENS = (1_000, 4_000, 16_000, 64_000)
 _TESTED_TURNS, _TESTED_GAP_S = 5.0, 60.0
 # Steps of 19 % of the success value: every second one of the policy's own grid.
 _VALUES_USD = SUCCESS_VALUES_USD[::2]
@@ -59,20 +64,42 @@ CacheClass = tuple[int | None, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a turn stands: the prefix's price now and what follows a turn on each tier, both (T,).
+
+    In dollars. ``last`` is the tier of the turn before, where it is still warm there.
+    """
+
+    now_usd: FloatArray
+    ahead_usd: FloatArray
+    last: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PricedPrefix:
+    """A prefix of ``n_tokens`` before a turn, and what is warm of it by tier's name."""
+
+    n_tokens: int
+    warm_tokens: Mapping[str, int]
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
 class CacheRouting:
     """One router's policy with its prices. ``rule`` says which tiers a cache may lead to.
 
     "any": all that can take the request; "no-worse": those predicted to succeed at least as often
-    as the policy's own tier; "own": that one. ``values_usd`` holds the success value of every state
-    of the cache that is told apart, and no value where the rule there is "own"; with None it is
-    ``value_usd`` everywhere. ``certified`` is True where the floor covers what the rule does.
+    as the policy's own tier; "own": that one. ``tested`` holds, for every state of the cache that
+    is told apart, the success value that passed the floor and where a turn stood in the test; in a
+    state without one the rule is "own". Where it is None, ``value_usd`` and the session's own
+    standing are used. ``certified`` is True where the floor covers what the rule does.
     """
 
     names: tuple[str, ...]
     rule: Rule
     value_usd: float
     prices: CachePrices
-    values_usd: Mapping[CacheClass, float] | None = None
+    tested: Mapping[CacheClass, tuple[float, Standing]] | None = None
     certified: bool = False
 
     @classmethod
@@ -106,11 +133,11 @@ class CacheRouting:
             return made
         if policy.kind != "value":
             return replace(made, rule="own", certified=True)
-        return replace(made, values_usd=made._certified(rows, certificate, own), certified=True)
+        return replace(made, tested=made._certified(rows, certificate, own), certified=True)
 
     def _certified(
         self, rows: CalibrationRows, certificate: Certificate, dist: FloatArray
-    ) -> dict[CacheClass, float]:
+    ) -> dict[CacheClass, tuple[float, Standing]]:
         """The least success value that passes the floor in every state, where one does."""
         floor = Floor(certificate.rate, certificate.margin, certificate.relative_to)
         n_tiers = len(self.names)
@@ -119,51 +146,38 @@ class CacheRouting:
         own, predicted, every = dist.argmax(axis=1), rows.predictions, [1.0] * n_tiers
         # Many states, and many values, lead to the same choices on these rows.
         known: dict[bytes, bool] = {}
-        found: dict[CacheClass, float] = {}
+        found: dict[CacheClass, tuple[float, Standing]] = {}
         for last, size in states:
             tokens = _TESTED_TOKENS[size]
             worth = self.prices.worth(tokens, _TESTED_TURNS, every, _TESTED_GAP_S)
             warm = [tokens if tier == last else 0 for tier in range(n_tiers)]
-            extra = np.array(self.prices.now(tokens, warm, every))
             ahead = self.prices.ahead(0 if last is None else 1 << last, worth)
+            standing = Standing(np.array(self.prices.now(tokens, warm, every)), ahead, last)
             for value in _VALUES_USD.tolist():
-                candidate = replace(self, value_usd=value)
-                tier = candidate.played(predicted, own, extra, ahead, last, tokens)
+                tier = _chosen(self.rule, value, predicted, own, standing)
                 success = rows.success[np.arange(len(rows)), tier]
                 digest = success.tobytes()
                 if digest not in known:
                     known[digest] = rows.passes(floor, success, delta)
                 if not known[digest]:
                     break
-                found[last, size] = value
+                found[last, size] = value, standing
         return found
 
-    def played(
-        self,
-        predicted: Predictions,
-        own: IntArray,
-        extra_usd: FloatArray,
-        ahead_usd: FloatArray,
-        last: int | None,
-        prefix_tokens: int,
-    ) -> IntArray:
-        """The tier (n,) of every request where the policy by itself would take ``own`` (n,).
-
-        ``extra_usd`` (T,) is the prefix's price now, ``ahead_usd`` (T,) what follows.
-        """
-        rule, value = self.rule, self.value_usd
-        if self.values_usd is not None:
-            found = self.values_usd.get((last, _size(prefix_tokens)))
-            rule, value = (rule, found) if found is not None else ("own", value)
-        bill = predicted.cost_usd + extra_usd
-        total = bill - value * predicted.p_success + ahead_usd
-        staying = bill[:, 0 if last is None else last]
-        return least_loss(total, _allowed(rule, predicted, own), last, staying)
+    def played(self, predicted: Predictions, own: IntArray, prefix: PricedPrefix) -> IntArray:
+        """The tier (n,) of every request where the policy by itself would take ``own`` (n,)."""
+        standing = prefix.standing
+        if self.tested is None:
+            return _chosen(self.rule, self.value_usd, predicted, own, standing)
+        found = self.tested.get((standing.last, _size(prefix.n_tokens)))
+        if found is None:
+            return own
+        return _chosen(self.rule, found[0], predicted, own, found[1])
 
     def priced(
         self, prefix: Prefix, state: CacheState, expected_turns: float | None
-    ) -> tuple[Warmth, FloatArray, FloatArray, int | None]:
-        """What is warm; the prefix's price now and what follows (T,); the last turn's tier."""
+    ) -> PricedPrefix:
+        """What the prefix costs on every tier, as far as the state knows what is warm."""
         warmth = state.warmth(prefix)
         warm = [warmth.tokens.get(name, 0) for name in self.names]
         hits = [state.hit_rate(name) for name in self.names]
@@ -177,10 +191,26 @@ class CacheRouting:
         worth = self.prices.worth(prefix.n_tokens, turns, hits, state.mean_gap_s)
         # Half of a prefix is nearer to all of it than to none.
         used = sum(1 << t for t, tokens in enumerate(warm) if 2 * tokens > prefix.n_tokens)
-        last = None
-        if warmth.last_tier in self.names:
-            last = self.names.index(warmth.last_tier)
-        return warmth, extra, self.prices.ahead(used, worth), last
+        last = self.names.index(warmth.last_tier) if warmth.last_tier in self.names else None
+        if last is not None and not used >> last & 1:
+            last = None
+        standing = Standing(extra, self.prices.ahead(used, worth), last)
+        return PricedPrefix(prefix.n_tokens, warmth.tokens, standing)
+
+    def turn(
+        self, one: Predictions, base: FloatArray, coin: float, prefix: PricedPrefix
+    ) -> tuple[int, int, FloatArray]:
+        """One request: the policy's own tier, the one to take, and its distribution (T,).
+
+        ``base`` (T,) is the policy's distribution; the coin in [0, 1) draws its own tier from it.
+        """
+        dist = np.zeros_like(base)
+        choice: dict[int, int] = {}
+        for own in np.flatnonzero(base).tolist():
+            choice[own] = int(self.played(one, np.array([own]), prefix)[0])
+            dist[choice[own]] += base[own]
+        own = drawn(base, coin)
+        return own, choice[own], dist
 
 
 def _size(n_tokens: int) -> int:
@@ -189,6 +219,16 @@ def _size(n_tokens: int) -> int:
     return min(
         range(len(_TESTED_TOKENS)), key=lambda place: abs(math.log(_TESTED_TOKENS[place]) - size)
     )
+
+
+def _chosen(
+    rule: Rule, value_usd: float, predicted: Predictions, own: IntArray, standing: Standing
+) -> IntArray:
+    """The tier (n,) of least cost less value, the prefix's price now and later included."""
+    bill = predicted.cost_usd + standing.now_usd
+    total = bill - value_usd * predicted.p_success + standing.ahead_usd
+    staying = bill[:, 0 if standing.last is None else standing.last]
+    return least_loss(total, _allowed(rule, predicted, own), standing.last, staying)
 
 
 def _allowed(rule: Rule, predicted: Predictions, own: IntArray) -> BoolArray:
@@ -219,11 +259,3 @@ def as_prefix(session: str | None, prefix_tokens: int | None, prefix: Prefix | N
         return prefix
     # Without a name nothing is known to be warm, but the prefix has its price all the same.
     return Prefix.of_session(NO_SESSION if session is None else session, prefix_tokens or 0)
-
-
-def shared(dist: FloatArray, choices: Sequence[int]) -> FloatArray:
-    """Distribution (T,) over what is chosen, where the policy's own tier is drawn from ``dist``."""
-    out = np.zeros_like(dist)
-    for own, chosen in enumerate(choices):
-        out[chosen] += dist[own]
-    return out

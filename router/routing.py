@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.artifact import Artifact, default_artifact_folder, load_artifact
-from router.cache_routing import CacheRouting, as_prefix, shared
+from router.cache_routing import CacheRouting, as_prefix
 from router.cache_state import CacheState, Prefix
 from router.certificate import Floor
 from router.contents import max_weight, read_contents, tested_prices
@@ -309,9 +309,9 @@ class Router:
         """
         self._check(query)
         caching = self._cache_routing()
-        warmth, extra, ahead, last = caching.priced(prefix, self.cache_state, expected_turns)
+        priced = caching.priced(prefix, self.cache_state, expected_turns)
         p, cost, unknown = self.predictor.predict_one(query)
-        bill = (np.array(cost) + extra).tolist()
+        bill = (np.array(cost) + priced.standing.now_usd).tolist()
         reason, tested, propensity, explored = _REASONS[unknown], True, 1.0, False
         if pin is not None:
             tier = own = self.tiers.index(pin)
@@ -319,39 +319,34 @@ class Router:
         else:
             allowed = self._allowed(query, exclude, context_tokens, needs)
             one = self._predictions(p, cost, unknown, allowed, query)
-            mask = (one.p_success, one.cost_usd, one.out_of_distribution)
-            base = self.policy.action_dist(*mask, one.candidates)[0]
-            if (base != self.policy.action_dist(*mask, one.tried)[0]).any():
+            settled = self._settled
+            base = settled.action_dist(one)[0]
+            if (
+                allowed is not None
+                and (base != settled.action_dist(replace(one, allowed=None))).any()
+            ):
                 reason = "fallback"
             of_session = request_id if session is None else session
-            own = drawn(base, _coin(self.artifact_id, of_session, query))
-            choices = [
-                int(caching.played(one, np.array([t]), extra, ahead, last, prefix.n_tokens)[0])
-                for t in range(len(base))
-            ]
-            dist = shared(base, choices)
-            tier = choices[own]
+            own, tier, dist = caching.turn(
+                one, base, _coin(self.artifact_id, of_session, query), priced
+            )
             if self._explorer is not None and reason == "policy":
                 dist = self._explorer.action_dist(
                     one.p_success, np.array([bill]), dist[None], np.array([True]), one.candidates
                 )[0]
-                settled, tier = tier, drawn(dist, _coin(self._seeded_id(), request_id, query))
-                explored = tier != settled
+                before, tier = tier, drawn(dist, _coin(self._seeded_id(), request_id, query))
+                explored = tier != before
             propensity = float(dist[tier])
             tested = caching.certified or tier == own
         decision = self._decision(tier, p, bill, propensity, reason, request_id)
         note = CacheNote(
             self._names[own],
             prefix.n_tokens,
-            warmth.tokens,
-            dict(zip(self._names, extra.tolist(), strict=True)),
+            dict(priced.warm_tokens),
+            dict(zip(self._names, priced.standing.now_usd.tolist(), strict=True)),
         )
-        return replace(
-            decision,
-            certified=decision.certified and tested,
-            explored=explored,
-            cache=note,
-        )
+        certified = decision.certified and tested
+        return replace(decision, certified=certified, explored=explored, cache=note)
 
     def _cache_routing(self) -> CacheRouting:
         """Made on first use: prices that are not in the tiers file take half a second to look up.

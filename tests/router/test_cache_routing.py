@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.cache_routing import CacheRouting
+from router.cache_routing import _TESTED_TOKENS as TESTED_TOKENS
+from router.cache_routing import CacheRouting, PricedPrefix
 from router.cache_state import CacheState, Prefix
 from router.certificate import Floor
 from router.errors import InputError, PriceError, RoutingError, TiersError
@@ -71,7 +72,7 @@ def warm(router: Router, session: str, tier: str, tokens: int = TOKENS) -> None:
     """As if the tier had just answered a prompt of so many tokens."""
     policy = cache_policy(*MODELS[tier])
     assert policy is not None
-    written = tokens if policy.writes_reported else 0
+    written = policy.cacheable_tokens(tokens) if policy.writes_reported else 0
     usage = Usage(tokens, 100, 0, written)
     router.cache_state.observe(tier, Prefix.of_session(session, tokens), usage, policy)
 
@@ -174,25 +175,49 @@ def test_with_a_certified_floor_the_rule_is_certified_in_every_state(router: Rou
     own = router.policy.action_dist(
         rows.p_success, rows.cost_usd, rows.out_of_distribution, rows.tried
     ).argmax(axis=1)
-    assert caching.values_usd is not None
-    n_states = 2 * (1 + len(NAMES))
-    for (last, size), value in caching.values_usd.items():
-        assert value > 0
-        tokens = (2_000, 20_000)[size]
-        worth = caching.prices.worth(tokens, 5.0, [1.0] * 3, 60.0)
-        held = [tokens if tier == last else 0 for tier in range(3)]
-        extra = np.array(caching.prices.now(tokens, held, [1.0] * 3))
-        ahead = caching.prices.ahead(0 if last is None else 1 << last, worth)
-        tier = caching.played(rows.predictions, own, extra, ahead, last, tokens)
+    assert caching.tested is not None
+    n_states = len(TESTED_TOKENS) * (1 + len(NAMES))
+    for (last, size), (_, standing) in caching.tested.items():
+        tier = caching.played(
+            rows.predictions, own, PricedPrefix(TESTED_TOKENS[size], {}, standing)
+        )
         success = rows.success[np.arange(len(rows)), tier]
         assert rows.passes(asked, success, 0.05 / n_states)
+        assert standing.last == last
+
+
+@pytest.mark.parametrize("tokens", [10, 1_500, 100_000])
+@pytest.mark.parametrize("turns", [1, 50])
+def test_what_is_served_is_what_was_tested(router: Router, tokens: int, turns: int) -> None:
+    """However long the session and its prefix are, no decision leaves the tested rules."""
+    caching = router._cache_routing()
+    assert caching.tested
+    size = int(np.abs(np.log(np.array(TESTED_TOKENS) / tokens)).argmin())
+    for i, query in enumerate(QUERIES[:60]):
+        held = (None, 0, 1, 2)[i % 4]
+        if held is not None:
+            warm(router, f"s{i}", NAMES[held], tokens)
+        # Where the prefix is too short to be kept, nothing is warm.
+        last = held if held is not None and tokens >= (1024, 1024, 4096)[held] else None
+        decision = router.route(query, session=f"s{i}", prefix_tokens=tokens, expected_turns=turns)
+        assert decision.certified
+        value, standing = caching.tested[last, size]
+        predicted = router.predict([query])
+        loss = predicted.cost_usd[0] + standing.now_usd - value * predicted.p_success[0]
+        total = loss + standing.ahead_usd
+        best = int(total.argmin())
+        near = last is not None and total[last] - total[best] <= 0.02 * (
+            predicted.cost_usd[0][last] + standing.now_usd[last]
+        )
+        if not predicted.out_of_distribution[0]:
+            assert decision.tier == NAMES[last if near and last is not None else best]
 
 
 def test_where_the_rule_is_not_certified_the_policy_has_its_way(
     router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.selection.CalibrationRows.passes", lambda *_, **__: False)
-    assert router._cache_routing().values_usd == {}
+    assert router._cache_routing().tested == {}
     for i, query in enumerate(QUERIES[:40]):
         warm(router, f"s{i}", "frontier")
         decision = router.route(query, session=f"s{i}", prefix_tokens=TOKENS)
