@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -44,6 +44,10 @@ class LedgerEngine:
                 f"expected a ledger at {place.shown}, found no file: check the path, or the "
                 "variable CPS_ROUTER_LEDGER."
             )
+        if place.path is not None and create:
+            # For its owner alone: it holds queries. Where it cannot be made, SQLite says why.
+            with suppress(OSError):
+                os.close(os.open(place.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         self._engine = self._make_engine()
         self._start()
         try:

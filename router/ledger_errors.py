@@ -42,6 +42,15 @@ _POSTGRES = {
     "08": ("the server cannot be reached", "check that it is up, and the URL"),
     "54": ("a text is too long for it", "shorten the query, or keep no text"),
 }
+# Parts of what a server says that lets nobody in, and the state of that.
+_REFUSALS = {
+    'database "': "3D000",
+    'role "': "28",
+    "authentication failed": "28",
+    "no password": "28",
+    "pg_hba": "28",
+    "too many": "53",
+}
 _GONE = ("the server cannot be reached", "check that it is up, and the URL, and try again")
 
 
@@ -80,7 +89,9 @@ def _words(error: BaseException | None, place: Place) -> tuple[str, str]:
         return f"SQLite failed ({name or type(error).__name__})", "check the file"
     state = getattr(error, "sqlstate", None)
     if state is None:
-        return _GONE
+        # A refused connection has no state, only words.
+        words = str(error)
+        return next((_POSTGRES[s] for part, s in _REFUSALS.items() if part in words), _GONE)
     for length in (5, 2):
         found = _POSTGRES.get(state[:length])
         if found is not None:
