@@ -23,7 +23,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-FailureKind = Literal["rate-limit", "timeout", "outage", "cut", "malformed", "refused", "auth"]
+FailureKind = Literal[
+    "rate-limit",
+    "timeout",
+    "outage",
+    "cut",
+    "malformed",
+    "refused",
+    "auth",
+    "expired",
+    "cancelled",
+]
 
 
 class CpsRouterError(Exception):
@@ -88,9 +98,10 @@ class ProviderError(CpsRouterError):
 
     ``kind`` is "rate-limit" (429), "timeout", "outage" (no connection, 5xx, overloaded), "cut" (a
     stream that ended in the middle), "malformed" (an answer that cannot be read), "refused" (the
-    request itself is at fault: 4xx) or "auth" (key or permission). ``retry_after_s`` is what the
-    provider asked for, None where it did not. ``billed`` is True where the call may have cost
-    something although no usage came. The message carries neither prompt nor key.
+    request itself is at fault: 4xx), "auth" (key or permission), or, of a prompt in a batch,
+    "expired" or "cancelled" before it was answered. ``retry_after_s`` is what the provider asked
+    for, None where it did not. ``billed`` is True where the call may have cost something although
+    no usage came. The message carries neither prompt nor key.
     """
 
     def __init__(
@@ -109,7 +120,7 @@ class ProviderError(CpsRouterError):
     @property
     def is_transient(self) -> bool:
         """Whether another try, or another tier, may do better."""
-        return self.kind in ("rate-limit", "timeout", "outage", "cut", "malformed")
+        return self.kind not in ("refused", "auth", "cancelled")
 
 
 class CostLimitError(CpsRouterError):

@@ -30,6 +30,8 @@ Status = Literal[
     "malformed",
     "refused",
     "auth",
+    "expired",
+    "cancelled",
 ]
 
 
