@@ -13,6 +13,7 @@ the ready ones below take both as arguments.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -74,6 +75,12 @@ def rates_of(check: AnswerCheck) -> Verifier:
     Raises InputError where what it says is no share from 0 to 1.
     """
     return Verifier(getattr(check, "miss_rate", 0.0), getattr(check, "false_alarm_rate", 0.0))
+
+
+def is_async_check(verifier: object) -> bool:
+    """Whether a verifier's verdict has to be awaited, as far as can be seen before."""
+    call = getattr(verifier, "__call__", None)  # noqa: B004 -- is that of an object async?
+    return inspect.iscoroutinefunction(verifier) or inspect.iscoroutinefunction(call)
 
 
 def exact(
