@@ -19,7 +19,7 @@ ifneq ($(wildcard $(VENV)/.created),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench clean postgres
 
 help:  ## show this list
 	@echo "cps-router: routes LLM calls to the tier with the lowest cost per success."
@@ -32,8 +32,21 @@ help:  ## show this list
 demo: $(VENV)/.demo-stamp  ## train a router on real outcomes, show what it saves, route five queries
 	@$(PY) -m training.demo
 
-test: $(VENV)/.test-stamp lint  ## check style and types, then run the whole test suite
+test: $(VENV)/.test-stamp lint postgres  ## check style and types, then run the whole test suite
 	@$(PY) -m pytest -n $(WORKERS)
+
+# The ledger is tested on a real server; without one those tests are skipped, loudly.
+postgres:
+	@if ! command -v initdb >/dev/null 2>&1 && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    echo "make: installing PostgreSQL, which the ledger is tested on; this is done once"; \
+	    { apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends postgresql; } >/dev/null 2>&1 || \
+	      echo "make: POSTGRESQL COULD NOT BE INSTALLED: the ledger is tested on SQLite alone." >&2; \
+	  else \
+	    echo "make: THERE IS NO POSTGRESQL: the ledger is tested on SQLite alone (on Debian or Ubuntu: apt-get install postgresql)." >&2; \
+	  fi; \
+	fi
 
 lint: $(VENV)/.test-stamp  ## ruff and mypy
 	@$(PY) -m ruff check --quiet .

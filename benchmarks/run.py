@@ -19,11 +19,21 @@ from benchmarks.results import Say, Section, as_markdown, as_text, environment, 
 from router.errors import CpsRouterError
 
 DEFAULT_SEED = 0
-PARTS = ("serving", "quality", "samples", "escalation", "languages", "outside", "logged", "caching")
+PARTS = (
+    "serving",
+    "quality",
+    "samples",
+    "escalation",
+    "languages",
+    "outside",
+    "logged",
+    "caching",
+    "ledger",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure serving, quality, samples, escalation, languages, logs, caching; print tables."""
+    """Measure serving, quality, samples, escalation, languages, logs, caching, ledger."""
     options = _parse(arguments)
     started = time.perf_counter()
     facts = environment()
@@ -74,7 +84,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     # Imported here, so that --help needs no scikit-learn.
-    from benchmarks import caching, escalation, folds, logged, outside, quality, samples, serving
+    from benchmarks import (
+        caching,
+        escalation,
+        folds,
+        ledger,
+        logged,
+        outside,
+        quality,
+        samples,
+        serving,
+    )
     from benchmarks.data import available_sets, real_queries
     from benchmarks.results import available_cores
     from router.embedding import load_embedder
@@ -90,6 +110,10 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     if options.only in (None, "caching") and not options.folds:
         sections.append(caching.measure(say, seed=options.seed))
     if options.only == "caching":
+        return sections
+    if options.only in (None, "ledger") and not options.folds:
+        sections.append(ledger.measure(say))
+    if options.only == "ledger":
         return sections
     tables, left_out = available_sets(say, options.sets)
     loaded = {name: load_embedder(name) for name in ("static", *options.encoder)}

@@ -67,9 +67,9 @@ def one_sentence(place: Place) -> Iterator[None]:
             place, "all connections are in use", "try again, or use fewer threads"
         ) from None
     except sa.exc.DBAPIError as error:
-        raise _error(place, *_words(error.orig, place)) from None
+        raise _error(place, *_words(error.orig)) from None
     except sqlite3.Error as error:
-        raise _error(place, *_words(error, place)) from None
+        raise _error(place, *_words(error)) from None
     except sa.exc.SQLAlchemyError as error:
         raise _error(
             place, f"the database layer failed ({type(error).__name__})", "try again"
@@ -80,7 +80,7 @@ def _error(place: Place, what: str, remedy: str) -> LedgerError:
     return LedgerError(f"expected to use the ledger {place.shown}, but {what}: {remedy}.")
 
 
-def _words(error: BaseException | None, place: Place) -> tuple[str, str]:
+def _words(error: BaseException | None) -> tuple[str, str]:
     if isinstance(error, sqlite3.Error):
         name = getattr(error, "sqlite_errorname", None) or ""
         for head, words in _SQLITE.items():
@@ -90,8 +90,8 @@ def _words(error: BaseException | None, place: Place) -> tuple[str, str]:
     state = getattr(error, "sqlstate", None)
     if state is None:
         # A refused connection has no state, only words.
-        words = str(error)
-        return next((_POSTGRES[s] for part, s in _REFUSALS.items() if part in words), _GONE)
+        said = str(error)
+        return next((_POSTGRES[known] for part, known in _REFUSALS.items() if part in said), _GONE)
     for length in (5, 2):
         found = _POSTGRES.get(state[:length])
         if found is not None:

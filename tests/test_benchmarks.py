@@ -21,6 +21,7 @@ from benchmarks import (
     escalation_rules,
     fold_tables,
     folds,
+    ledger,
     logged,
     outside,
     process,
@@ -502,19 +503,32 @@ def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
     monkeypatch.setattr(outside, "measure", part("Outside"))
     monkeypatch.setattr(logged, "measure", part("Logged feedback"))
     monkeypatch.setattr(caching, "measure", part("Caching"))
+    monkeypatch.setattr(ledger, "measure", part("Ledger"))
     monkeypatch.setattr(run, "_languages", part("Languages"))
 
     def parts(*arguments: str) -> list[str]:
         run.main([*arguments, "--json"])
         return [name for name in json.loads(capsys.readouterr().out) if name != "environment"]
 
-    named = ["serving", "caching", "quality", "nested folds", "escalation", "languages", "outside"]
-    assert parts() == [*named, "logged feedback"]
+    named = ["serving", "caching", "ledger", "quality", "nested folds", "escalation", "languages"]
+    assert parts() == [*named, "outside", "logged feedback"]
     assert parts("--folds") == ["nested folds"]
     assert parts("--only", "quality") == ["quality"]
     assert parts("--only", "outside") == ["outside"]
     assert parts("--only", "logged") == ["logged feedback"]
     assert parts("--only", "caching") == ["caching"]
+    assert parts("--only", "ledger") == ["ledger"]
+
+
+def test_a_ledger_is_measured_in_each_kind_of_database() -> None:
+    section = ledger.measure(lambda _: None, n_records=20, n_reported=50)
+    (table,) = section.tables
+    assert [row[0] for row in table.rows][:2] == [
+        "SQLite, synchronous=normal",
+        "SQLite, synchronous=full",
+    ]
+    assert len(table.rows) == 3 or "PostgreSQL was not measured" in table.notes[0]
+    assert "over 50 requests" in table.notes[-1]
 
 
 def test_a_set_nobody_knows_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

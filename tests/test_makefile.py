@@ -111,6 +111,26 @@ def test_another_failure_is_not_blamed_on_the_index(checkout: Path) -> None:
     )
 
 
+def has_server() -> bool:
+    return any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+@pytest.mark.skipif(has_server(), reason="make finds the PostgreSQL of this machine")
+def test_without_a_server_that_is_said_and_no_failure(checkout: Path) -> None:
+    (checkout / "tools" / "id").write_text("#!/bin/sh\necho 1000\n")
+    (checkout / "tools" / "id").chmod(0o755)
+    (checkout / "tools" / "ls").symlink_to(str(shutil.which("ls")))
+    done = make(checkout, "postgres")
+    assert done.returncode == 0
+    assert first_line(done.stderr).startswith("make: THERE IS NO POSTGRESQL")
+
+
+def test_a_server_on_the_path_is_enough(checkout: Path) -> None:
+    (checkout / "tools" / "initdb").symlink_to(str(shutil.which("true")))
+    done = make(checkout, "postgres")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_help_lists_every_target(checkout: Path) -> None:
     done = make(checkout)
     assert done.returncode == 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -269,6 +271,23 @@ def test_the_clusters_are_sessions(fresh: Callable[[], Ledger]) -> None:
         # Requests of no session are each their own, also where an id looks like a session's name.
         ledger.record(request("s1", session_id=None), [attempt()])
         assert report(ledger).n_clusters == 41
+
+
+def test_reports_and_reading_take_memory_that_does_not_grow(tmp_path: Path) -> None:
+    peaks = []
+    for n in (1_000, 8_000):
+        with Ledger(tmp_path / f"{n}.db") as ledger:
+            ledger.record_many(many(n, sessions=n // 4))
+            report(ledger, by=["tier"])  # what is loaded and kept the first time
+            tracemalloc.start()
+            report(ledger, by=["tier"])
+            after_report = tracemalloc.get_traced_memory()[1]
+            tracemalloc.reset_peak()
+            assert sum(1 for _ in ledger.requests(chunk=100)) == n
+            peaks.append((after_report, tracemalloc.get_traced_memory()[1]))
+            tracemalloc.stop()
+    for small, large in zip(*peaks, strict=True):
+        assert large < 1.5 * small + 200_000
 
 
 def test_few_sessions_have_no_interval(fresh: Callable[[], Ledger]) -> None:
