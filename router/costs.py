@@ -131,6 +131,14 @@ class CostEstimator:
         tokens = self.dollars(values[0], values[1])
         return tokens if len(values) == 2 else np.where(self.by_tokens, tokens, values[2])
 
+    def input_usd_from_eta(self, etas: Sequence[FloatArray]) -> FloatArray:
+        """What of ``from_eta`` is for input tokens; 0 for tiers that do not go by tokens."""
+        if not self.by_tokens.any():
+            return np.zeros(len(self.by_tokens))
+        usd = self._heads[0].from_eta(etas[0]) * self.input_usd_per_mtok * 1e-6
+        out: FloatArray = np.where(self.by_tokens, usd, 0.0)
+        return out
+
     def dollars(self, input_tokens: FloatArray, output_tokens: FloatArray) -> FloatArray:
         """Tokens (n, T) times price; NaN for tiers that do not go by tokens."""
         return (

@@ -66,17 +66,27 @@ class Predictor:
 
     def predict_one(self, query: str) -> tuple[list[float], list[float], bool]:
         """(P(success) of T tiers, their E[cost], out of distribution?) of one query."""
+        p, etas, unknown = self._one(query)
+        return p.tolist(), self.cost.from_eta(etas).tolist(), unknown
+
+    def predict_one_apart(self, query: str) -> tuple[list[float], list[float], FloatArray, bool]:
+        """As ``predict_one``, and third: what of E[cost] (T,) is for input tokens."""
+        p, etas, unknown = self._one(query)
+        cost = self.cost.from_eta(etas).tolist()
+        return p.tolist(), cost, self.cost.input_usd_from_eta(etas), unknown
+
+    def _one(self, query: str) -> tuple[FloatArray, Sequence[FloatArray], bool]:
+        """P(success) (T,), the linear predictors of cost, and whether it is out of distribution."""
         embedding = self.embedder.embed_one(query)
         similarity = self.references.dot(embedding)
         etas = self._linear.one(query, embedding, similarity)
         p = self.success.from_eta(etas[: self._n_success], similarity)
-        cost = self.cost.from_eta(etas[self._n_success :])
         # By argmax, which is several times as fast as max.
         nearest = float(similarity[similarity.argmax()])
         unknown = nearest < self.min_similarity
         if not unknown and self.coverage is not None:
             unknown = self.coverage.excludes(query, nearest)
-        return p.tolist(), cost.tolist(), unknown
+        return p, etas[self._n_success :], unknown
 
     def predict(self, queries: Sequence[Query]) -> Predictions:
         """Predictions of many queries, texts or stored ones."""

@@ -234,8 +234,9 @@ class Router:
                 were nothing pinned, stands in the decision's ``shadow``; the decision is the same.
             session: Name of the conversation. With it, or with ``prefix_tokens``, each tier is
                 priced with what ``cache_state`` believes is warm there (``router.cache_worth``).
-            prefix_tokens: Tokens that stand before the query (system prompt, tools, history) and
-                that the artifact's expected costs do not include.
+            prefix_tokens: Tokens that stand before the query: system prompt, tools, history. They
+                replace the input tokens that a tier is expected to take; the dollars of a tier
+                that goes by dollars are taken to be the query's alone.
             expected_turns: Turns still expected of the session, this one included; by default as
                 long as sessions have been.
             prefix: In place of ``session`` and ``prefix_tokens``, the prefix by its keys.
@@ -310,8 +311,12 @@ class Router:
         self._check(query)
         caching = self._cache_routing()
         priced = caching.priced(prefix, self.cache_state, expected_turns)
-        p, cost, unknown = self.predictor.predict_one(query)
-        bill = (np.array(cost) + priced.standing.now_usd).tolist()
+        p, cost, input_usd, unknown = self.predictor.predict_one_apart(query)
+        # How long the prompt is need not be predicted here: it is told.
+        estimator = self.predictor.cost
+        told = np.where(estimator.by_tokens, estimated_tokens(query) * 1e-6, 0.0)
+        here = np.array(cost) - input_usd + told * np.nan_to_num(estimator.input_usd_per_mtok)
+        bill = (here + priced.standing.now_usd).tolist()
         reason, tested, propensity, explored = _REASONS[unknown], True, 1.0, False
         if pin is not None:
             tier = own = self.tiers.index(pin)
@@ -327,6 +332,8 @@ class Router:
             ):
                 reason = "fallback"
             of_session = request_id if session is None else session
+            if caching.tested is None:
+                one = replace(one, cost_usd=here[None])
             own, tier, dist = caching.turn(
                 one, base, _coin(self.artifact_id, of_session, query), priced
             )

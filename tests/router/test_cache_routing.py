@@ -17,12 +17,14 @@ from router.cache_routing import _TESTED_TOKENS as TESTED_TOKENS
 from router.cache_routing import CacheRouting, PricedPrefix
 from router.cache_state import CacheState, Prefix
 from router.certificate import Floor
+from router.embedding import embed_all
 from router.errors import InputError, PriceError, RoutingError, TiersError
 from router.exploration import Exploration
 from router.policy import Policy
 from router.prices import PriceBook
 from router.providers.caching import cache_policy
 from router.routing import Router
+from router.tiers import estimated_tokens
 from router.usage import Usage
 from tests.artifacts import resave, sample_table
 
@@ -82,12 +84,18 @@ def test_the_bill_includes_the_prefix(router: Router) -> None:
     decision = router.route(QUERIES[0], session="s", prefix_tokens=TOKENS)
     note = decision.cache
     assert note is not None and note.prefix_tokens == TOKENS and note.warm_tokens == {}
-    for tier in router.tiers:
+    predictor = router.predictor
+    x = predictor.inputs([QUERIES[0]], embed_all(predictor.embedder, [QUERIES[0]]))
+    predicted = predictor.cost.input_tokens.predict(x)[0]
+    for index, tier in enumerate(router.tiers):
         price = PriceBook().price(tier)
         written = TOKENS if tier.provider == "anthropic" else 0
         prefix = price.cost_usd(TOKENS, 0, 0, written)
         assert note.prefix_usd[tier.name] == pytest.approx(prefix)
-        assert decision.cost_usd[tier.name] == pytest.approx(plain.cost_usd[tier.name] + prefix)
+        # The prompt's length is told, so that the input tokens of the log do not count again.
+        told = estimated_tokens(QUERIES[0]) - predicted[index]
+        query = plain.cost_usd[tier.name] + told * price.input_usd_per_mtok / 1e6
+        assert decision.cost_usd[tier.name] == pytest.approx(query + prefix, rel=1e-5)
     assert decision.p_success == plain.p_success
     assert json.loads(json.dumps(decision.to_dict()))["cache"]["policy_tier"] == plain.tier
     assert "cache" not in plain.to_dict()
