@@ -186,6 +186,24 @@ def erase(
         emit(f"{n:,} queries erased")
 
 
+@ledger_app.command()
+def replay(
+    ledger: Annotated[str, typer.Argument(help="Path or URL of the ledger.")],
+    spill: Annotated[Path, typer.Argument(help="File that a client spilled records to.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Take in what a client had to spill to a file while the ledger was down; then delete it."""
+    from router.spill import replay_spill
+
+    with _opened(ledger) as opened, _patience() as say:
+        say(f"replaying {spill.name}")
+        n = replay_spill(spill, opened)
+    if as_json:
+        print_json({"n_records": n})
+    else:
+        emit(f"{n:,} records taken in")
+
+
 @contextmanager
 def _opened(place: str | None) -> Iterator[Ledger]:
     """A ledger that is there already: a mistyped name makes none."""

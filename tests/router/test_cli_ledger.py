@@ -13,6 +13,7 @@ import pytest
 from router.ledger import Ledger
 from router.ledger_report import report
 from router.outcomes import read_jsonl
+from router.spill import append_to_spill
 from tests import postgres
 from tests.command_line import Done, Run, here
 from tests.ledgers import attempt, many, request
@@ -232,6 +233,19 @@ def test_erasing_queries(cps: Run, filled: Path) -> None:
         json.loads(cps("ledger", "erase", filled, "--before", "1d", "--json").out)["n_erased"] == 60
     )
     assert "its query is not kept" in cps("ledger", "export", filled).err
+
+
+def test_replaying_a_spill(cps: Run, filled: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        append_to_spill(tmp_path / "spill.jsonl", request(f"spilled{number}"), (attempt(),))
+    for _ in range(2):  # twice is once
+        done = cps("ledger", "replay", filled, "spill.jsonl")
+        assert (done.code, done.out) == (0, "3 records taken in\n")
+    with Ledger(filled) as ledger:
+        entry = ledger.request("spilled1")
+        assert entry is not None and entry.attempts == (attempt(),)
+        assert sum(1 for _ in ledger.requests()) == 123
+    assert "missing.jsonl" in refused(cps("ledger", "replay", filled, "missing.jsonl"), 2)
 
 
 def test_on_postgresql(cps: Run, postgres_server: postgres.Server) -> None:
