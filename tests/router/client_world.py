@@ -78,6 +78,9 @@ class MemoryLedger:
         if self.down is not None:
             raise self.down
         self.calls.append((request, tuple(attempts)))
+        kept_request = self.requests.get(request.request_id)
+        if kept_request is not None and kept_request.done and not request.done:
+            return  # as the ledger does: an earlier state undoes nothing
         self.requests[request.request_id] = request
         kept = self.attempts.setdefault(request.request_id, {})
         kept.update({attempt.attempt: attempt for attempt in attempts})
