@@ -9,7 +9,7 @@ from typing import Any
 from router.providers.base import Prompt
 from router.providers.sdk import SdkProvider
 from router.usage import Usage
-from tests.wire import anthropic_server, openai_server
+from tests.wire import anthropic_server, google_server, openai_server
 from tests.wire.server import FakeServer, Reply
 
 KEY = "sk-secret-0123456789abcdef"
@@ -43,6 +43,12 @@ def _anthropic(*args: Any, **options: Any) -> SdkProvider:
     from router.providers.anthropic import AnthropicProvider
 
     return AnthropicProvider(*args, **options)
+
+
+def _google(*args: Any, **options: Any) -> SdkProvider:
+    from router.providers.google import GoogleProvider
+
+    return GoogleProvider(*args, **options)
 
 
 def _deepseek(*args: Any, **options: Any) -> SdkProvider:
@@ -132,7 +138,27 @@ ANTHROPIC = Setup(
     key_variable="ANTHROPIC_API_KEY",
 )
 
-SETUPS = [OPENAI, DEEPSEEK, ANTHROPIC]
+GOOGLE = Setup(
+    id="google",
+    model="gemini-2.5-flash",
+    server=google_server.GoogleServer,
+    make=_google,
+    answer=google_server.answer,
+    usage=Usage(2500, 300, 2000, 0, 0, 120),
+    bad_usages=(
+        {"candidatesTokenCount": 5},
+        {"promptTokenCount": 2500},
+        {**google_server.USAGE, "promptTokenCount": -1},
+        {**google_server.USAGE, "cachedContentTokenCount": 2501},
+        {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0},
+    ),
+    error=lambda code: {
+        "error": {"code": code, "message": f"not with {KEY}: Where is Paris?", "status": "X"}
+    },
+    key_variable="GOOGLE_API_KEY",
+)
+
+SETUPS = [OPENAI, DEEPSEEK, ANTHROPIC, GOOGLE]
 
 QUESTION = Prompt(
     messages=(
