@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__ resolves the names
+    from router.client import RoutedClient
     from router.cps import CpsTracker, cost_per_success
     from router.decision import Decision
     from router.errors import (
@@ -35,14 +36,17 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from router.keyword import KeywordRouter
     from router.outcomes import Outcome
     from router.prices import PriceBook
+    from router.reply import AsyncReplyStream, Reply, ReplyStream
     from router.routing import Router
     from router.tiers import Tier, TierSet
     from router.usage import Usage
+    from router.verifiers import Verdict
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "AsyncReplyStream",
     "CostLimitError",
     "CpsRouterError",
     "CpsTracker",
@@ -59,17 +63,22 @@ __all__ = [
     "PriceBook",
     "PriceError",
     "ProviderError",
+    "Reply",
+    "ReplyStream",
+    "RoutedClient",
     "Router",
     "RoutingError",
     "Tier",
     "TierSet",
     "TiersError",
     "Usage",
+    "Verdict",
     "__version__",
     "cost_per_success",
 ]
 
 _NAMES_BY_MODULE = {
+    "client": ("RoutedClient",),
     "cps": ("CpsTracker", "cost_per_success"),
     "decision": ("Decision",),
     "errors": (
@@ -91,9 +100,11 @@ _NAMES_BY_MODULE = {
     "keyword": ("KeywordRouter",),
     "outcomes": ("Outcome",),
     "prices": ("PriceBook",),
+    "reply": ("AsyncReplyStream", "Reply", "ReplyStream"),
     "routing": ("Router",),
     "tiers": ("Tier", "TierSet"),
     "usage": ("Usage",),
+    "verifiers": ("Verdict",),
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

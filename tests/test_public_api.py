@@ -16,6 +16,7 @@ import training
 
 ROUTER = [
     "ArtifactError",
+    "AsyncReplyStream",
     "CostLimitError",
     "CpsRouterError",
     "CpsTracker",
@@ -32,12 +33,16 @@ ROUTER = [
     "PriceBook",
     "PriceError",
     "ProviderError",
+    "Reply",
+    "ReplyStream",
+    "RoutedClient",
     "Router",
     "RoutingError",
     "Tier",
     "TierSet",
     "TiersError",
     "Usage",
+    "Verdict",
     "__version__",
     "cost_per_success",
 ]
@@ -67,6 +72,26 @@ ARGUMENTS = {
         "context_tokens needs",
         "KeywordRouter.route": "self query * request_id shadow",
         "KeywordRouter.route_many": "self queries request_ids * shadow",
+    },
+    "router.client": {
+        "RoutedClient": "router * tiers providers ledger verifier max_cost_usd price_book "
+        "timeout_s deadline_s retries max_wait_s backoff_s breaker max_waiting spill_path "
+        "cache_state clock now sleep asleep draw",
+        "RoutedClient.complete": "self messages * query tools request_id session task verifier "
+        "max_cost_usd input_tokens_at_most max_output_tokens temperature pin exclude needs "
+        "expected_turns options cache",
+        "RoutedClient.feedback": "self request_id success * score source at",
+        "RoutedClient.close": "self",
+        "RoutedClient.flush": "self",
+    },
+    "router.testing": {
+        "FakeProvider": "answers * id latency_s cache clock sleep asleep",
+    },
+    "router.verifiers": {
+        "exact": "text * ignore_case miss_rate false_alarm_rate",
+        "json_schema": "schema * miss_rate false_alarm_rate",
+        "regex": "pattern * miss_rate false_alarm_rate",
+        "unit_test": "command timeout_s * environment miss_rate false_alarm_rate",
     },
     "training.datasets": {"fetch": "name dest * on_progress download"},
     "training.evaluate": {
