@@ -151,7 +151,13 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [] if value.startswith("data:") else [value]
     if isinstance(value, Mapping):
-        inner = [text for item in value.values() for text in _texts(item)]
+        # Roles and kinds are marks between the texts, of a token or none.
+        inner = [
+            text
+            for key, item in value.items()
+            if key not in ("role", "type")
+            for text in _texts(item)
+        ]
         # The names of a schema's fields are read by the model too; those of a message are not.
         if "properties" in value and isinstance(value["properties"], Mapping):
             inner.extend(str(name) for name in value["properties"])

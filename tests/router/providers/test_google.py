@@ -102,9 +102,9 @@ def test_tools_images_and_options(server: GoogleServer, provider: GoogleProvider
     body = server.last.json
     assert body["contents"][0]["parts"] == [
         {"text": "What is this?"},
-        # The SDK leaves this name as it was given; Google's JSON takes both spellings.
+        # The SDK leaves these names as they were given; Google's JSON takes both spellings.
         {"inlineData": {"mime_type": "image/png", "data": "QUJD"}},
-        {"fileData": {"fileUri": "https://example.org/a.png"}},
+        {"fileData": {"file_uri": "https://example.org/a.png"}},
     ]
     declared = {"name": "weather", "parametersJsonSchema": {"type": "object"}}
     assert body["tools"] == [{"functionDeclarations": [declared]}]
