@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from router.errors import LedgerError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of the tables; MIGRATIONS then gets a step."""
 
 metadata = sa.MetaData()
@@ -95,9 +95,88 @@ warm_prefixes = sa.Table(
     sa.Index("cps_warm_prefixes_by_key", "key"),
 )
 
+# Since version 2: what waits a day for half the price; see router.batch.
+batch_jobs = sa.Table(
+    "cps_batch_jobs",
+    metadata,
+    sa.Column("job_id", sa.Text, primary_key=True),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    # "loading", "open", "cancelling" or "done".
+    sa.Column("state", sa.Text, nullable=False),
+    # JSON: what was asked for, with the tiers.
+    sa.Column("settings", sa.Text, nullable=False),
+    sa.Column("n_rejected", sa.BigInteger, nullable=False),
+    # JSON: how many bad rows there were for each reason.
+    sa.Column("rejects", sa.Text, nullable=False),
+    sa.Column("spent_nanousd", sa.BigInteger, nullable=False),
+    # Answers whose cost is unknown, each of which counts with what was expected of it.
+    sa.Column("n_unknown_cost", sa.BigInteger, nullable=False),
+    sa.Column("n_parts", sa.Integer, nullable=False),
+    sa.Column("lease_owner", sa.Text),
+    sa.Column("lease_until_us", sa.BigInteger, nullable=False),
+)
+
+batch_parts = sa.Table(
+    "cps_batch_parts",
+    metadata,
+    sa.Column("job_id", sa.Text, primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("tier", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    # "planned", "handing-in", "running", "ended" or "closed".
+    sa.Column("state", sa.Text, nullable=False),
+    # What the provider said last of it, once it is final.
+    sa.Column("outcome", sa.Text),
+    sa.Column("n_rows", sa.Integer, nullable=False),
+    # How often a batch that was refused as a whole was cut in two before this one.
+    sa.Column("halvings", sa.Integer, nullable=False),
+    sa.Column("batch_id", sa.Text),
+    # Of the first hand-in, and of the latest.
+    sa.Column("since_us", sa.BigInteger),
+    sa.Column("handed_in_us", sa.BigInteger),
+    sa.Column("ended_us", sa.BigInteger),
+    sa.Column("n_done", sa.Integer, nullable=False),
+    sa.Index("cps_batch_parts_by_provider", "provider", "ended_us"),
+)
+
+batch_rows = sa.Table(
+    "cps_batch_rows",
+    metadata,
+    sa.Column("job_id", sa.Text, primary_key=True),
+    sa.Column("row", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    # Under which it is in cps_requests: other than request_id where that one was taken.
+    sa.Column("ledger_id", sa.Text, nullable=False, unique=True),
+    # "waiting", "parted", "calling", "answered" or "failed".
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("tier", sa.Text, nullable=False),
+    sa.Column("batched", sa.Boolean, nullable=False),
+    sa.Column("order_key", sa.Text, nullable=False),
+    sa.Column("n_bytes", sa.BigInteger, nullable=False),
+    sa.Column("expected_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("part", sa.Integer),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("not_before_us", sa.BigInteger, nullable=False),
+    sa.Column("called_us", sa.BigInteger),
+    sa.Column("reason", sa.Text),
+    sa.Column("cost_nanousd", sa.BigInteger),
+    # JSON, all three; NULL once they are forgotten.
+    sa.Column("prompt", sa.Text),
+    sa.Column("decision", sa.Text),
+    sa.Column("answer", sa.Text),
+    sa.Index("cps_batch_rows_open", "job_id", "state", "batched", "tier", "order_key", "row"),
+    sa.Index("cps_batch_rows_of_part", "job_id", "part", "order_key", "row"),
+)
+
 Migration = Callable[[sa.Connection], None]
 
-MIGRATIONS: dict[int, Migration] = {}
+
+def _add_batches(connection: sa.Connection) -> None:
+    metadata.create_all(connection, tables=[batch_jobs, batch_parts, batch_rows])
+
+
+MIGRATIONS: dict[int, Migration] = {1: _add_batches}
 """By version: the step that moves a schema of that version to the next one."""
 
 _VERSION = "schema_version"

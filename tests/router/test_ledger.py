@@ -430,7 +430,7 @@ def test_a_newer_schema_is_refused(ledger_url: str, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as newer:
         newer.setattr(ledger_tables, "SCHEMA_VERSION", 7)
         Ledger(ledger_url).close()
-    with pytest.raises(LedgerError, match=r"at most version 1, got version 7 .*upgrade"):
+    with pytest.raises(LedgerError, match=r"at most version 2, got version 7 .*upgrade"):
         Ledger(ledger_url)
 
 
@@ -438,18 +438,31 @@ def test_older_schemas_are_moved_in_order(ledger_url: str, monkeypatch: pytest.M
     with Ledger(ledger_url) as ledger:
         ledger.record(request())
     steps: list[int] = []
-    monkeypatch.setattr(ledger_tables, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(ledger_tables, "MIGRATIONS", {1: lambda _: steps.append(1)})
-    with pytest.raises(LedgerError, match="schema 2 to 3"):
+    monkeypatch.setattr(ledger_tables, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(ledger_tables, "MIGRATIONS", {2: lambda _: steps.append(2)})
+    with pytest.raises(LedgerError, match="schema 3 to 4"):
         Ledger(ledger_url)
-    assert steps == [1]
-    both = {1: lambda _: steps.append(1), 2: lambda _: steps.append(2)}
+    assert steps == [2]
+    both = {2: lambda _: steps.append(2), 3: lambda _: steps.append(3)}
     monkeypatch.setattr(ledger_tables, "MIGRATIONS", both)
     with Ledger(ledger_url) as ledger:
         assert ids(ledger) == ["r1"]
-    assert steps == [1, 1, 2]  # the first try was undone as a whole
+    assert steps == [2, 2, 3]  # the first try was undone as a whole
     Ledger(ledger_url).close()
-    assert steps == [1, 1, 2]
+    assert steps == [2, 2, 3]
+
+
+def test_a_ledger_of_before_batches_gets_their_tables(ledger_url: str) -> None:
+    with Ledger(ledger_url) as ledger:
+        ledger.record(request())
+        with ledger.engine.writing() as connection:
+            for table in ("batch_jobs", "batch_parts", "batch_rows"):
+                getattr(ledger_tables, table).drop(connection)
+            connection.execute(ledger_tables.meta.update().values(value="1"))
+    with Ledger(ledger_url) as ledger, ledger.engine.reading() as connection:
+        assert ledger_tables.version_of(connection) == 2
+        assert connection.execute(ledger_tables.batch_rows.select()).all() == []
+        assert ids(ledger) == ["r1"]
 
 
 @pytest.mark.parametrize(
