@@ -29,11 +29,12 @@ PARTS = (
     "logged",
     "caching",
     "ledger",
+    "client",
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure serving, quality, samples, escalation, languages, logs, caching, ledger."""
+    """Measure serving, quality, samples, escalation, languages, logs, caching, ledger, client."""
     options = _parse(arguments)
     started = time.perf_counter()
     facts = environment()
@@ -86,6 +87,7 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     # Imported here, so that --help needs no scikit-learn.
     from benchmarks import (
         caching,
+        client,
         escalation,
         folds,
         ledger,
@@ -114,6 +116,10 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     if options.only in (None, "ledger") and not options.folds:
         sections.append(ledger.measure(say))
     if options.only == "ledger":
+        return sections
+    if options.only in (None, "client") and not options.folds:
+        sections.append(client.measure(say))
+    if options.only == "client":
         return sections
     tables, left_out = available_sets(say, options.sets)
     loaded = {name: load_embedder(name) for name in ("static", *options.encoder)}

@@ -16,6 +16,7 @@ from benchmarks import (
     caching,
     cascade,
     checks,
+    client,
     data,
     escalation,
     escalation_rules,
@@ -504,20 +505,22 @@ def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
     monkeypatch.setattr(logged, "measure", part("Logged feedback"))
     monkeypatch.setattr(caching, "measure", part("Caching"))
     monkeypatch.setattr(ledger, "measure", part("Ledger"))
+    monkeypatch.setattr(client, "measure", part("Client"))
     monkeypatch.setattr(run, "_languages", part("Languages"))
 
     def parts(*arguments: str) -> list[str]:
         run.main([*arguments, "--json"])
         return [name for name in json.loads(capsys.readouterr().out) if name != "environment"]
 
-    named = ["serving", "caching", "ledger", "quality", "nested folds", "escalation", "languages"]
-    assert parts() == [*named, "outside", "logged feedback"]
+    named = ["serving", "caching", "ledger", "client", "quality", "nested folds", "escalation"]
+    assert parts() == [*named, "languages", "outside", "logged feedback"]
     assert parts("--folds") == ["nested folds"]
     assert parts("--only", "quality") == ["quality"]
     assert parts("--only", "outside") == ["outside"]
     assert parts("--only", "logged") == ["logged feedback"]
     assert parts("--only", "caching") == ["caching"]
     assert parts("--only", "ledger") == ["ledger"]
+    assert parts("--only", "client") == ["client"]
 
 
 def test_a_ledger_is_measured_in_each_kind_of_database() -> None:
