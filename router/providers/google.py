@@ -127,6 +127,14 @@ class GoogleProvider(SdkProvider):
         self, client: Any, request: Mapping[str, Any], timeout_s: float, *, stream: bool
     ) -> Any:
         shaped: Shaped = request["shaped"]
+        types = self._sdk().types
+        try:
+            types.GenerateContentConfig.model_validate(shaped.config)
+            for content in shaped.contents:
+                types.Content.model_validate(content)
+        except ValueError:
+            # The SDK would say the same of an answer that it cannot read.
+            raise TypeError("config or contents") from None
         call = client.models.generate_content_stream if stream else client.models.generate_content
         return call(
             model=request["model"],

@@ -238,6 +238,17 @@ def test_no_time_to_come_back(
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_options_that_the_sdk_does_not_take(
+    setup: Setup, server: FakeServer, provider: SdkProvider, way: str
+) -> None:
+    prompt = dataclasses.replace(QUESTION, options={"no_such_option": 1})
+    with pytest.raises(ProviderError) as caught:
+        call(provider, way, setup.model, prompt)
+    assert (caught.value.kind, caught.value.billed) == ("refused", False)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_no_answer_in_time(
     setup: Setup, server: FakeServer, provider: SdkProvider, way: str
 ) -> None:

@@ -106,7 +106,7 @@ def test_tools_images_and_options(server: GoogleServer, provider: GoogleProvider
         {"inlineData": {"mime_type": "image/png", "data": "QUJD"}},
         {"fileData": {"file_uri": "https://example.org/a.png"}},
     ]
-    declared = {"name": "weather", "parametersJsonSchema": {"type": "object"}}
+    declared = {"name": "weather", "parameters_json_schema": {"type": "object"}}
     assert body["tools"] == [{"functionDeclarations": [declared]}]
     assert body["generationConfig"] == {"temperature": 0.9}
 
@@ -194,6 +194,24 @@ def ask(provider: GoogleProvider, way: str, prompt: Prompt, model: str = MODEL) 
             await provider._close_async(client)
 
     return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(QUESTION.messages, options={"no_such_option": 1}),
+        Prompt(QUESTION.messages, options={"temperature": "hot"}),
+        Prompt(({"role": "user", "content": [{"type": "no_such_part", "no_such_part": 1}]},)),
+    ],
+)
+def test_what_the_sdk_does_not_take(
+    server: GoogleServer, provider: GoogleProvider, prompt: Prompt
+) -> None:
+    for way in WAYS:
+        with pytest.raises(ProviderError) as caught:
+            ask(provider, way, prompt)
+        assert (caught.value.kind, caught.value.billed) == ("refused", False)
+    assert server.requests == []
 
 
 # Explicit caches.
