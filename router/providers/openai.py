@@ -20,8 +20,8 @@ from router.providers.counts import (
     usage_or_unknown,
 )
 from router.providers.failures import CutError, UnreadableError
+from router.providers.openai_batch import LIMITS, OpenAIBatches
 from router.providers.openai_request import chat_request
-from router.providers.sdk import SdkProvider
 from router.usage import Usage
 
 
@@ -49,13 +49,14 @@ def usage_of(reported: Mapping[str, Any] | None) -> Usage | None:
         return None
 
 
-class OpenAIProvider(SdkProvider):
-    """Chat completions through the ``openai`` SDK.
+class OpenAIProvider(OpenAIBatches):
+    """Chat completions, alone and in batches, through the ``openai`` SDK.
 
     Args:
         api_key: Else ``OPENAI_API_KEY``, or with another ``id`` the variable named after it.
         base_url: Else ``OPENAI_BASE_URL``, else OpenAI.
         id: The provider's id in the price book.
+        batches: Whether the server takes batches as OpenAI does; None: only OpenAI itself.
         sdk_options: For the SDK's client (``organization``, ``default_headers``, ...).
     """
 
@@ -69,10 +70,13 @@ class OpenAIProvider(SdkProvider):
         *,
         base_url: str | None = None,
         id: str = "openai",
+        batches: bool | None = None,
         **sdk_options: Any,
     ) -> None:
         super().__init__(api_key, base_url=base_url or self._default_base_url, **sdk_options)
         self.id = id
+        if batches or (batches is None and id == "openai"):
+            self.batch_limits = LIMITS
         self._key_variables = (f"{re.sub('[^A-Za-z0-9]', '_', id).upper()}_API_KEY",)
 
     def _new_client(self, sdk: Any, *, asynchronous: bool) -> Any:
