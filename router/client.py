@@ -27,13 +27,16 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from router.breaker import Breaker
+from router.cache_state import CacheState
 from router.choosing import CacheSeam, chooser_of
 from router.cost_limit import check_limit
-from router.dispatch import Flight, Job, Parts
+from router.dispatch import Flight
 from router.effects import AsyncWorld, Flow, SyncWorld
 from router.errors import InputError
+from router.flight import Job, Parts
 from router.jobs import UNSET, RequestOptions, job_of
 from router.prices import PriceBook
+from router.prompt_caches import caches_of
 from router.providers.base import CacheMarks, Message, Provider, Tool
 from router.recording import DEFAULT_MAX_WAITING, Recorder, Recording
 from router.reply import AsyncReplyStream, Reply, ReplyStream
@@ -65,7 +68,9 @@ class RoutedClient:
         breaker: Of the tiers, to share it between clients; by default one of its own.
         max_waiting: So many records wait in memory while the ledger takes none.
         spill_path: Where records go beyond that; a file that holds the text of queries.
-        cache_state: Is asked before routing and told after each attempt.
+        cache_state: What is believed warm in prompt caches, in place of the router's own; for
+            example ``CacheState(store=ledger)``, which processes share. What implements
+            `router.choosing.CacheSeam` is asked before routing and told after each attempt.
         clock: Monotonic seconds.
         now: The time of records, aware.
         sleep: Waits, and ``asleep`` in async calls.
@@ -94,7 +99,7 @@ class RoutedClient:
         breaker: Breaker | None = None,
         max_waiting: int = DEFAULT_MAX_WAITING,
         spill_path: str | Path | None = None,
-        cache_state: CacheSeam | None = None,
+        cache_state: CacheState | CacheSeam | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], object] = time.sleep,
@@ -104,7 +109,9 @@ class RoutedClient:
         check_limit(max_cost_usd)
         if verifier is not None:
             rates_of(verifier)
-        chooser = chooser_of(router, tiers, cache_state)
+        book = PriceBook() if price_book is None else price_book
+        router, seam = caches_of(router, cache_state, book)
+        chooser = chooser_of(router, tiers, seam)
         names = chooser.tiers.names
         self.router = router
         self.tiers = chooser.tiers
@@ -121,10 +128,10 @@ class RoutedClient:
             chooser=chooser,
             provider_of=self._provider_of,
             breaker=Breaker(names, clock=clock, draw=draw) if breaker is None else breaker,
-            prices=Prices(PriceBook() if price_book is None else price_book),
+            prices=Prices(book),
             retrying=Retrying(timeout_s, deadline_s, retries, max_wait_s, backoff_s, draw),
             keeps_records=ledger is not None,
-            cache=cache_state,
+            cache=seam,
             clock=clock,
             now=now,
         )

@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 from router.choosing import Ask
 from router.cost_limit import check_limit
 from router.cost_limit import input_tokens_at_most as n_tokens_at_most
-from router.dispatch import Job
 from router.errors import InputError
+from router.flight import Job
 from router.providers.base import CacheMarks, Message, Prompt, Tool
 from router.tiers import estimated_tokens
 from router.verifiers import AnswerCheck, is_async_check, rates_of

@@ -1,0 +1,63 @@
+"""What a request under way is made of: the parts that all requests share, and its own job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from router.breaker import Breaker
+from router.choosing import Ask, CacheSeam, Chooser
+from router.cost_limit import Bound
+from router.escalation import Verifier
+from router.providers.base import Provider
+from router.records import Role
+from router.request_costs import Prices
+from router.retrying import Retrying
+from router.tiers import Tier
+from router.verifiers import AnswerCheck, rates_of
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all requests of a client share. Safe to share between threads."""
+
+    chooser: Chooser
+    provider_of: Callable[[str], Provider]
+    breaker: Breaker
+    prices: Prices
+    retrying: Retrying
+    keeps_records: bool
+    cache: CacheSeam | None
+    clock: Callable[[], float]
+    now: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one request asks for beyond its routing; ``n_input_tokens`` bounds its input."""
+
+    ask: Ask
+    check: AnswerCheck | None = None
+    max_cost_usd: float | None = None
+    n_input_tokens: int = 0
+    streamed: bool = False
+
+    @property
+    def rates(self) -> Verifier | None:
+        """How often the check errs; None where no plan is made.
+
+        A stream cannot be taken back: it is verified at its end, and never escalated.
+        """
+        return None if self.check is None or self.streamed else rates_of(self.check)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An attempt that has begun; ``bound`` is what it can cost, where there is a limit."""
+
+    tier: Tier
+    role: Role
+    at: datetime
+    begun_s: float
+    bound: Bound | None
