@@ -109,6 +109,7 @@ class LearnedChooser:
         decision = self._route(router, ask, exclude)
         if rates is None or ask.pin is not None:
             return Choice(decision, (decision.tier,))
+        more = self._told(ask)
         order = self._router.plan(
             ask.query,
             miss_rate=rates.miss_rate,
@@ -116,6 +117,7 @@ class LearnedChooser:
             exclude=exclude,
             context_tokens=ask.context_tokens,
             needs=ask.needs,
+            **{name: more[name] for name in ("session", "prefix") if name in more},
         )
         if order != [decision.tier] or decision.propensity != 1.0:
             first = self.tiers[self.tiers.index(order[0])]
@@ -145,7 +147,6 @@ class LearnedChooser:
         return {name: tokens for name, tokens, fitted in expected if fitted}
 
     def _route(self, router: Router, ask: Ask, exclude: Collection[str]) -> Decision:
-        more = {} if self._cache is None else self._cache.before_routing(ask)
         return router.route(
             ask.query,
             request_id=ask.request_id,
@@ -153,8 +154,11 @@ class LearnedChooser:
             exclude=exclude,
             context_tokens=ask.context_tokens,
             needs=ask.needs,
-            **more,
+            **self._told(ask),
         )
+
+    def _told(self, ask: Ask) -> Mapping[str, Any]:
+        return {} if self._cache is None else self._cache.before_routing(ask)
 
 
 class KeywordChooser:

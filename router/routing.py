@@ -311,11 +311,7 @@ class Router:
         self._check(query)
         caching = self._cache_routing()
         priced = caching.priced(prefix, self.cache_state, expected_turns)
-        p, cost, input_usd, unknown = self.predictor.predict_one_apart(query)
-        # How long the prompt is need not be predicted here: it is told.
-        estimator = self.predictor.cost
-        told = np.where(estimator.by_tokens, estimated_tokens(query) * 1e-6, 0.0)
-        here = np.array(cost) - input_usd + told * np.nan_to_num(estimator.input_usd_per_mtok)
+        p, cost, here, unknown = self._predict_told(query)
         bill = (here + priced.standing.now_usd).tolist()
         reason, tested, propensity, explored = _REASONS[unknown], True, 1.0, False
         if pin is not None:
@@ -354,6 +350,23 @@ class Router:
         )
         certified = decision.certified and tested
         return replace(decision, certified=certified, explored=explored, cache=note)
+
+    def _predict_told(self, query: str) -> tuple[list[float], list[float], FloatArray, bool]:
+        """As ``Predictor.predict_one``, and third: dollars (T,) with the query's own length.
+
+        How long a prompt is need not be predicted where it is told.
+        """
+        p, cost, input_usd, unknown = self.predictor.predict_one_apart(query)
+        estimator = self.predictor.cost
+        told = np.where(estimator.by_tokens, estimated_tokens(query) * 1e-6, 0.0)
+        here = np.array(cost) - input_usd + told * np.nan_to_num(estimator.input_usd_per_mtok)
+        return p, cost, here, unknown
+
+    def sharing(self, cache_state: CacheState) -> Router:
+        """The same router with another cache state, for example one that processes share."""
+        router = copy.copy(self)
+        router.cache_state = cache_state
+        return router
 
     def _cache_routing(self) -> CacheRouting:
         """Made on first use: prices that are not in the tiers file take half a second to look up.
@@ -432,6 +445,9 @@ class Router:
         exclude: Iterable[str] = (),
         context_tokens: int | None = None,
         needs: Iterable[str] = (),
+        session: str | None = None,
+        prefix_tokens: int | None = None,
+        prefix: Prefix | None = None,
     ) -> list[str]:
         """Tiers to try in order until an answer passes, as far as one more try is worth its cost.
 
@@ -453,11 +469,16 @@ class Router:
             exclude: As in ``route``, and so ``context_tokens`` and ``needs``.
             context_tokens: See there.
             needs: See there.
+            session: As in ``route``, and so ``prefix_tokens`` and ``prefix``; each try then costs
+                what the prefix costs on its tier too.
+            prefix_tokens: See there.
+            prefix: See there.
 
         Raises:
             RoutingError: no tier is left.
             InputError: the query is no text, a tier's name is unknown, or a value or rate is no
                 number in its range.
+            PriceError: a session is named, and the price of a tier's tokens is unknown.
         """
         self._check(query)
         verifier = Verifier(miss_rate, false_alarm_rate)
@@ -467,7 +488,14 @@ class Router:
                 f"expected a success to be worth 0 dollars or more, got {value!r}: "
                 "give a finite amount, for example 0.01."
             )
-        p, cost, unknown = self.predictor.predict_one(query)
+        if session is None and prefix_tokens is None and prefix is None:
+            p, cost, unknown = self.predictor.predict_one(query)
+        else:
+            before = as_prefix(session, prefix_tokens, prefix)
+            context_tokens = context_tokens or before.n_tokens + estimated_tokens(query)
+            priced = self._cache_routing().priced(before, self.cache_state, 1.0)
+            p, _, here, unknown = self._predict_told(query)
+            cost = (here + priced.standing.now_usd).tolist()
         allowed = self._allowed(query, exclude, context_tokens, needs)
         mask = self._predictions(p, cost, unknown, allowed, query).candidates
         usable = [t for t in range(len(p)) if mask is None or mask[0, t]]

@@ -69,7 +69,8 @@ ARGUMENTS = {
         "Router.exploring": "self exploration",
         "Exploration": "epsilon kind margin strength seed",
         "Router.plan": "self query * success_value_usd miss_rate false_alarm_rate exclude "
-        "context_tokens needs",
+        "context_tokens needs session prefix_tokens prefix",
+        "Router.sharing": "self cache_state",
         "KeywordRouter.route": "self query * request_id shadow",
         "KeywordRouter.route_many": "self queries request_ids * shadow",
     },
