@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from router.providers.anthropic_batch import AnthropicBatches
 from router.providers.anthropic_request import DEFAULT_MAX_OUTPUT_TOKENS, messages_request
 from router.providers.base import Answer, Prompt
 from router.providers.counts import (
@@ -17,7 +18,6 @@ from router.providers.counts import (
     usage_or_unknown,
 )
 from router.providers.failures import CutError, UnreadableError
-from router.providers.sdk import SdkProvider
 from router.usage import Usage
 
 _FINISH = {
@@ -61,8 +61,8 @@ def usage_of(reported: Mapping[str, Any] | None) -> Usage | None:
         return None
 
 
-class AnthropicProvider(SdkProvider):
-    """The Messages API through the ``anthropic`` SDK.
+class AnthropicProvider(AnthropicBatches):
+    """The Messages API, alone and in batches, through the ``anthropic`` SDK.
 
     Args:
         api_key: Else what the SDK finds: ``ANTHROPIC_API_KEY``, ``ANTHROPIC_AUTH_TOKEN``, profile.

@@ -39,7 +39,7 @@ _STATES: dict[str, BatchState] = {
 
 
 class OpenAIBatches(BatchCalls):
-    """The batch half of ``OpenAIProvider``; keeps ``router.providers.batching.BatchProvider``."""
+    """The batch half of ``OpenAIProvider``; keeps the protocol in ``batching``."""
 
     def batch_bytes(self, model: str, item: BatchItem) -> int:
         """How many bytes a prompt adds to the uploaded file."""

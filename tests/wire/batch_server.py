@@ -21,8 +21,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from socket import SHUT_RDWR
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from werkzeug import Request, Response
 
@@ -275,6 +276,19 @@ class BatchControls(FakeServer):
             else:
                 self._cut_request = received
         return reply
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        server: Any = self._server.server
+        now = self.now
+
+        class Handler(server.RequestHandlerClass):  # type: ignore[misc]
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return formatdate(now(), usegmt=True)
+
+        # The date in every reply's head is by the same clock as the batches.
+        server.RequestHandlerClass = Handler
+        return self
 
     def _handle(self, request: Request) -> Response:
         response = super()._handle(request)
