@@ -36,6 +36,8 @@ class Ask:
     exclude: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     expected_turns: float | None = None
+    # What a CacheSeam has worked out about this request.
+    notes: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 class CacheSeam(Protocol):
@@ -136,15 +138,11 @@ class LearnedChooser:
 
     def expected_output_tokens(self, query: str) -> dict[str, float]:
         """Of the tiers whose output tokens the artifact has learned."""
-        from router.embedding import embed_all
-
         predictor = self._router.predictor
-        head = predictor.cost.output_tokens
-        if not head.fitted.any():
-            return {}
-        x = predictor.inputs([query], embed_all(predictor.embedder, [query]))
-        expected = zip(self.tiers.names, head.predict(x)[0].tolist(), head.fitted, strict=True)
-        return {name: tokens for name, tokens, fitted in expected if fitted}
+        tokens = predictor.output_tokens_one(query)
+        by_tokens = predictor.cost.by_tokens
+        expected = zip(self.tiers.names, tokens.tolist(), by_tokens, strict=True)
+        return {name: n for name, n, known in expected if known}
 
     def _route(self, router: Router, ask: Ask, exclude: Collection[str]) -> Decision:
         return router.route(

@@ -139,6 +139,13 @@ class CostEstimator:
         out: FloatArray = np.where(self.by_tokens, usd, 0.0)
         return out
 
+    def output_tokens_from_eta(self, etas: Sequence[FloatArray]) -> FloatArray:
+        """Expected output tokens; NaN for tiers that do not go by tokens."""
+        if not self.by_tokens.any():
+            return np.full(len(self.by_tokens), np.nan)
+        out: FloatArray = np.where(self.by_tokens, self._heads[1].from_eta(etas[1]), np.nan)
+        return out
+
     def dollars(self, input_tokens: FloatArray, output_tokens: FloatArray) -> FloatArray:
         """Tokens (n, T) times price; NaN for tiers that do not go by tokens."""
         return (

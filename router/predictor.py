@@ -75,6 +75,11 @@ class Predictor:
         cost = self.cost.from_eta(etas).tolist()
         return p.tolist(), cost, self.cost.input_usd_from_eta(etas), unknown
 
+    def output_tokens_one(self, query: str) -> FloatArray:
+        """Expected output tokens (T,) of one query; NaN for tiers that do not go by tokens."""
+        etas = self._one(query)[1]
+        return self.cost.output_tokens_from_eta(etas)
+
     def _one(self, query: str) -> tuple[FloatArray, Sequence[FloatArray], bool]:
         """P(success) (T,), the linear predictors of cost, and whether it is out of distribution."""
         embedding = self.embedder.embed_one(query)

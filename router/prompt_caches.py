@@ -105,8 +105,10 @@ class PromptCaches:
 
         Lengths are estimates, corrected by how estimates have compared with what was counted.
         """
-        messages, tools = ask.prompt.messages, ask.prompt.tools
-        keys, tokens = prefix_keys(messages, tools), prefix_tokens(messages, tools)
+        if "prefix" not in ask.notes:  # a long conversation takes a millisecond
+            messages, tools = ask.prompt.messages, ask.prompt.tools
+            ask.notes["prefix"] = prefix_keys(messages, tools), prefix_tokens(messages, tools)
+        keys, tokens = ask.notes["prefix"]
         ratio = self._counted / self._estimated
         before = [
             (key, round(n * ratio)) for key, n in zip(keys[:-1], tokens[:-1], strict=True) if n > 0
