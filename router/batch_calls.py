@@ -1,0 +1,107 @@
+"""Rows of a batch job that are asked one by one: no batch reaches their tier in time, or cheaper.
+
+A row is marked before it is called. A call cannot be looked for as a batch can: one whose process
+died counts as an attempt of unknown cost, and is made again within the limit on attempts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from router.batch_input import prompt_of
+from router.batch_records import Ending
+from router.batch_rows import Rows
+from router.errors import InputError, MissingExtraError, ProviderError
+from router.ledger_batches import BatchStore, Job
+from router.providers.base import Provider
+from router.tiers import TierSet
+
+LOST = Ending(kind="cut", reason="lost", billed=True)
+_ROWS_AT_A_TIME = 500
+
+
+class Calls:
+    """Makes the calls of one job, ``n_calls`` at a time."""
+
+    def __init__(
+        self,
+        store: BatchStore,
+        job: Job,
+        rows: Rows,
+        provider_of: Callable[[str], Provider],
+        n_calls: int,
+        timeout_s: float,
+        say: Callable[[str], object],
+    ) -> None:
+        self._say = say
+        self._store, self._job, self._rows = store, job, rows
+        self._provider_of, self._n_calls, self._timeout_s = provider_of, n_calls, timeout_s
+        self._tiers = TierSet.from_dicts(job.settings["tiers"])
+
+    def settle_lost(self) -> None:
+        """End the attempts whose process died."""
+        while lost := self._store.lost_calls(self._job.job_id, _ROWS_AT_A_TIME):
+            self._rows.end(lost, lambda _: LOST, "record lost calls")
+
+    def make(self) -> Counter[str]:
+        """Call all rows that are due, as far as the money goes; what did not work, by sentence."""
+        self.settle_lost()
+        troubles: Counter[str] = Counter()
+        with ThreadPoolExecutor(self._n_calls) as pool:
+            while True:
+                if self._store.job(self._job.job_id).state == "cancelling":
+                    return troubles
+                due = self._affordable(self._store.due_calls(self._job.job_id, self._n_calls))
+                if not due:
+                    return troubles
+                numbers = [row["row"] for row in due]
+                self._store.mark_calling(self._job.job_id, numbers)
+                marked = self._store.lost_calls(self._job.job_id, self._n_calls)
+                outcomes = dict(zip(numbers, pool.map(self._call, due), strict=True))
+                unasked = [row for row, (ending, _) in outcomes.items() if ending.kind == "auth"]
+                if unasked:
+                    # Nothing was asked, and the next ones would fail in the same way.
+                    self._store.unmark_calling(self._job.job_id, unasked)
+                    troubles["a provider refuses the key, or has none"] += 1
+                asked = [row for row in marked if row["row"] not in unasked]
+                waits_s = {row: wait_s for row, (_, wait_s) in outcomes.items()}
+                endings = {row: ending for row, (ending, _) in outcomes.items()}
+                self._rows.end(asked, endings.__getitem__, "record calls", waits_s=waits_s)
+                self._say(f"calling: {len(asked)} more rows")
+                if troubles:
+                    return troubles
+
+    def any_later(self) -> bool:
+        """Whether a row waits for its time to be called again."""
+        next_us = self._store.next_call_us(self._job.job_id)
+        return next_us is not None and next_us > self._store.now_us()
+
+    def _affordable(self, due: list[Any]) -> list[Any]:
+        left = self._rows.left_nanousd() if due else None
+        if left is None:
+            return due
+        taken = []
+        for row in due:
+            left -= row["expected_nanousd"]
+            if left < 0:
+                break
+            taken.append(row)
+        return taken
+
+    def _call(self, row: Mapping[str, Any]) -> tuple[Ending, float]:
+        """How it ended, and how long the provider asks to wait."""
+        tier = self._tiers[self._tiers.index(row["tier"])]
+        try:
+            provider = self._provider_of(tier.provider)
+            prompt = prompt_of(row["prompt"])
+            answer = provider.complete(tier.model, prompt, timeout_s=self._timeout_s)
+        except MissingExtraError:
+            raise
+        except ProviderError as error:
+            return Ending(kind=error.kind, billed=error.billed), error.retry_after_s or 0.0
+        except InputError:
+            return Ending(kind="refused"), 0.0
+        return Ending(answer), 0.0
