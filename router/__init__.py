@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__ resolves the names
+    from router.cache_state import CacheState
     from router.client import RoutedClient
     from router.cps import CpsTracker, cost_per_success
     from router.decision import Decision
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     )
     from router.exploration import Exploration
     from router.keyword import KeywordRouter
+    from router.ledger import Ledger
     from router.outcomes import Outcome
     from router.prices import PriceBook
     from router.reply import AsyncReplyStream, Reply, ReplyStream
@@ -47,6 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArtifactError",
     "AsyncReplyStream",
+    "CacheState",
     "CostLimitError",
     "CpsRouterError",
     "CpsTracker",
@@ -56,6 +59,7 @@ __all__ = [
     "Exploration",
     "InputError",
     "KeywordRouter",
+    "Ledger",
     "LedgerError",
     "MissingExtraError",
     "Outcome",
@@ -78,6 +82,7 @@ __all__ = [
 ]
 
 _NAMES_BY_MODULE = {
+    "cache_state": ("CacheState",),
     "client": ("RoutedClient",),
     "cps": ("CpsTracker", "cost_per_success"),
     "decision": ("Decision",),
@@ -98,6 +103,7 @@ _NAMES_BY_MODULE = {
     ),
     "exploration": ("Exploration",),
     "keyword": ("KeywordRouter",),
+    "ledger": ("Ledger",),
     "outcomes": ("Outcome",),
     "prices": ("PriceBook",),
     "reply": ("AsyncReplyStream", "Reply", "ReplyStream"),

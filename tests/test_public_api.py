@@ -17,6 +17,7 @@ import training
 ROUTER = [
     "ArtifactError",
     "AsyncReplyStream",
+    "CacheState",
     "CostLimitError",
     "CpsRouterError",
     "CpsTracker",
@@ -26,6 +27,7 @@ ROUTER = [
     "Exploration",
     "InputError",
     "KeywordRouter",
+    "Ledger",
     "LedgerError",
     "MissingExtraError",
     "Outcome",
