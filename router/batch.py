@@ -278,7 +278,9 @@ class BatchJobs:
         from router.batch_load import Loader
 
         tiers = TierSet.from_dicts(job.settings["tiers"])
-        channels = {tier.name: self._channel(job, tier) for tier in tiers}
+        # The whole time: what a provider promises to do within a day is in time for a day's end.
+        whole_s = job.settings["deadline_s"]
+        channels = {tier.name: self._channel(tier, whole_s) for tier in tiers}
         planner = self._planner(job, tiers, channels)
         loader = Loader(self._store, job.job_id, planner, channels, self._provider_of, self._say)
         return loader.load(path, rejects_beside)
@@ -321,7 +323,8 @@ class BatchJobs:
 
         def channel(name: str) -> Channel:
             if name not in channels:
-                channels[name] = self._channel(job, tiers[tiers.index(name)])
+                left_s = job.settings["deadline_s"] - (self._now_us() - job.created_us) / 1e6
+                channels[name] = self._channel(tiers[tiers.index(name)], left_s)
             return channels[name]
 
         bookkeeper = Bookkeeper(self._ledger, tiers, self._book, job.created_us)
@@ -336,8 +339,7 @@ class BatchJobs:
         )
         return Worker(self._store, job, rows, tools)
 
-    def _channel(self, job: Job, tier: Tier) -> Channel:
-        left_s = job.settings["deadline_s"] - (self._now_us() - job.created_us) / 1e6
+    def _channel(self, tier: Tier, left_s: float) -> Channel:
         provider = self._provider_of(tier.provider)
         at = moment(self._now_us())
         return channel_of(tier, provider, self._book, at, left_s, self._store.durations_s)
