@@ -29,7 +29,11 @@ _T = TypeVar("_T")
 CLOCK_SKEW_S = 300.0
 # Options of a call that say nothing about the prompt: a batch is neither streamed nor waited for.
 _OF_THE_CALL = ("stream", "stream_options", "timeout")
-_CUSTOM_ID = re.compile(rb'"(?:custom_id|key)"\s*:\s*"([A-Za-z0-9_-]{1,64})"')
+_ONLY_OF_THE_CALL = ("extra_headers", "extra_query", "http_options")
+# At a line's beginning only: further on there may be a tool call's argument of that name.
+_CUSTOM_ID = re.compile(
+    rb'\s*\{\s*(?:"id"\s*:\s*"[^"\\]*"\s*,\s*)?"(?:custom_id|key)"\s*:\s*"([A-Za-z0-9_-]{1,64})"'
+)
 # What ends a line for some reader of text, though not in JSON Lines.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 # Error types of the providers, where a row has no HTTP status.
@@ -192,13 +196,13 @@ def row_of(line: bytes) -> Mapping[str, Any] | None:
 
 
 def custom_id_of(line: bytes) -> str | None:
-    r"""The custom id in a line that is no JSON, as of a file cut short; None where it is not clear.
+    """The custom id in a line that is no JSON, as of a file cut short; None where it is not clear.
 
     >>> custom_id_of(b'{"custom_id": "a-1", "response": {"body": {"id')
     'a-1'
     """
-    found = set(_CUSTOM_ID.findall(line))
-    return found.pop().decode() if len(found) == 1 else None
+    found = _CUSTOM_ID.match(line)
+    return found[1].decode() if found is not None else None
 
 
 def batch_body(item: BatchItem, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +213,7 @@ def batch_body(item: BatchItem, request: Mapping[str, Any]) -> dict[str, Any]:
     """
     body = {name: value for name, value in request.items() if name not in _OF_THE_CALL}
     extra = body.pop("extra_body", None)
-    for name in ("extra_headers", "extra_query"):
+    for name in _ONLY_OF_THE_CALL:
         if body.pop(name, None):
             raise InputError(
                 f"expected options that travel in a batch for prompt {item.custom_id!r}, got "
@@ -233,9 +237,14 @@ def json_line(custom_id: str, value: Mapping[str, Any]) -> bytes:
     except (TypeError, ValueError, RecursionError):
         pass
     # Outside the handler, and without what was found: that is a piece of the prompt.
-    raise InputError(
-        f"expected prompt {custom_id!r} to be of text, numbers, lists and mappings, got something "
-        "that JSON cannot hold: correct its messages, tools and options."
+    raise unsendable(custom_id)
+
+
+def unsendable(custom_id: str) -> InputError:
+    """The error for a prompt that the provider's SDK, or JSON, has no form for."""
+    return InputError(
+        f"expected prompt {custom_id!r} to be of text, numbers, lists and mappings as its provider "
+        "takes them, got something else: correct its messages, tools and options."
     )
 
 

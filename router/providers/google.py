@@ -11,9 +11,10 @@ from typing import Any
 from router.providers.base import Answer, Prompt
 from router.providers.counts import UnknownCountError, count, plain, usage_or_unknown
 from router.providers.failures import CutError, UnreadableError, status_of
+from router.providers.google_batch import LIMITS, GoogleBatches
 from router.providers.google_caches import GONE, Call, GoogleCaches, Outcome, Use, with_cache
 from router.providers.google_request import Shaped, generate_request
-from router.providers.sdk import DEFAULT_TIMEOUT_S, SdkProvider
+from router.providers.sdk import DEFAULT_TIMEOUT_S
 from router.usage import Usage
 
 _FINISH = {
@@ -73,14 +74,15 @@ def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
-class GoogleProvider(SdkProvider):
-    """generateContent through the ``google-genai`` SDK.
+class GoogleProvider(GoogleBatches):
+    """generateContent, alone and in batches, through the ``google-genai`` SDK.
 
     Args:
         api_key: Else ``GOOGLE_API_KEY`` or ``GEMINI_API_KEY``.
         base_url: Else Google.
         max_caches: So many explicit caches are kept at a time.
         sdk_options: For the SDK's client; ``vertexai``, ``project``, ``credentials`` need no key.
+            With the first there are no batches: Vertex AI takes them from its own storage only.
     """
 
     id = "google"
@@ -98,6 +100,8 @@ class GoogleProvider(SdkProvider):
     ) -> None:
         super().__init__(api_key, base_url=base_url, **sdk_options)
         self._caches = GoogleCaches(max_caches)
+        if not (sdk_options.get("vertexai") or sdk_options.get("enterprise")):
+            self.batch_limits = LIMITS
 
     def _new_client(self, sdk: Any, *, asynchronous: bool) -> Any:
         options = dict(self._sdk_options)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from router.providers.batching import BatchItem, BatchResult
-from tests.router.providers.setups import ANTHROPIC, OPENAI, QUESTION, Setup
+from tests.router.providers.setups import ANTHROPIC, GOOGLE, OPENAI, QUESTION, Setup
 from tests.wire.anthropic_batch_server import AnthropicBatchServer
 from tests.wire.batch_server import BatchControls
+from tests.wire.google_batch_server import GoogleBatchServer
 from tests.wire.openai_batch_server import OpenAIBatchServer
 
 
@@ -21,11 +22,14 @@ class BatchSetup:
     # The wire's words for a batch that has ended, and for one that runs.
     ended: str
     running: str
+    # Whether a batch that expired keeps what was answered, and tells of the rest.
+    keeps_expired: bool = True
 
 
 BATCH_SETUPS = [
     BatchSetup(OPENAI, OpenAIBatchServer, "completed", "in_progress"),
     BatchSetup(ANTHROPIC, AnthropicBatchServer, "ended", "in_progress"),
+    BatchSetup(GOOGLE, GoogleBatchServer, "SUCCEEDED", "RUNNING", keeps_expired=False),
 ]
 
 
