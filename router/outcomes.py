@@ -43,7 +43,8 @@ class Outcome:
     ``query`` is its text, or what is kept in place of it (column ``query_record``).
     ``success`` lies in 0..1. Either ``cost_usd`` or both token counts are known. ``input_tokens``
     includes the cached and the written ones. ``at`` is aware, in UTC. ``split`` is None, "train"
-    or "test". None means unknown, never zero.
+    or "test"; ``sampling`` None, "random" or "chosen": whether the request is there because of what
+    was predicted for it. None means unknown, never zero.
     """
 
     request_id: str
@@ -66,6 +67,7 @@ class Outcome:
     artifact_id: str | None = None
     split: str | None = None
     score: float | None = None
+    sampling: str | None = None
 
     @classmethod
     def from_mapping(
@@ -106,11 +108,8 @@ class Outcome:
         propensity = number_of(get("propensity"), "propensity")
         if propensity is not None and not 0.0 < propensity <= 1.0:
             raise OutcomeError("propensity is not above 0 and at most 1")
-        split = label(get("split"), "split")
-        if split is not None:
-            split = split.strip().lower()
-            if split not in ("train", "test"):
-                raise OutcomeError("split is neither train nor test")
+        split = _one_of(get("split"), "split", ("train", "test"))
+        sampling = _one_of(get("sampling"), "sampling", ("random", "chosen"))
         return cls(
             request_id=request_id,
             query=query,
@@ -131,6 +130,7 @@ class Outcome:
             artifact_id=label(get("artifact_id"), "artifact_id"),
             split=split,
             score=score,
+            sampling=sampling,
         )
 
     def to_mapping(self) -> dict[str, object]:
@@ -274,6 +274,16 @@ def label(value: object, name: str) -> str | None:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return str(int(value))
     return _text(value, name)
+
+
+def _one_of(value: object, name: str, words: tuple[str, str]) -> str | None:
+    word = label(value, name)
+    if word is None:
+        return None
+    word = word.strip().lower()
+    if word not in words:
+        raise OutcomeError(f"{name} is neither {words[0]} nor {words[1]}")
+    return word
 
 
 def success_of(

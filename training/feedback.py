@@ -23,7 +23,7 @@ from router.support import Support
 from training.escalation import FittedEscalation, fit_escalation
 from training.logging_policy import LoggingPolicy, read_logging_policy
 from training.offpolicy import MIN_ESS
-from training.prepare import Prepared, text_means
+from training.prepare import MIN_COMPLETE_REQUESTS, Prepared, text_means
 from training.search import Rows
 
 FloatArray = npt.NDArray[np.float64]
@@ -74,9 +74,15 @@ class FullFeedback:
         return tuple(asked)
 
     def compared(self, p_success: FloatArray, cost_usd: FloatArray) -> Rows:
-        """On the complete requests."""
+        """On the complete requests; where enough were drawn at random, on those.
+
+        Policies are compared by averages over traffic, of which requests that were chosen for what
+        was predicted of them are no sample.
+        """
         fitting = self._rows.fitting
         complete = fitting.complete
+        if (complete & fitting.at_random).sum() >= MIN_COMPLETE_REQUESTS:
+            complete &= fitting.at_random
         return Rows(
             p_success[complete],
             cost_usd[complete],

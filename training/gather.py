@@ -94,6 +94,7 @@ class Gathered:
         self._split: list[object] = []
         self._at: list[object] = []
         self._artifact_id: list[object] = []
+        self._sampling: list[object] = []
         self._same: dict[str, str] = {}
         # Facts of a row. A cell is request * n_tiers + tier.
         self._others: dict[str, dict[str, tuple[int, float]]] = {}
@@ -163,6 +164,7 @@ class Gathered:
             self._split.append(self._shared(outcome.split))
             self._at.append(outcome.at)
             self._artifact_id.append(self._shared(outcome.artifact_id))
+            self._sampling.append(self._shared(outcome.sampling))
         else:
             if not _same(outcome.query, self._queries[index]):
                 raise OutcomeError("request_id has two different queries")
@@ -170,6 +172,10 @@ class Gathered:
                 if self._split[index] not in (None, outcome.split):
                     raise OutcomeError("request_id has two different splits")
                 self._split[index] = self._shared(outcome.split)
+            if outcome.sampling is not None:
+                if self._sampling[index] not in (None, outcome.sampling):
+                    raise OutcomeError("request_id has two different samplings")
+                self._sampling[index] = self._shared(outcome.sampling)
             if self._task[index] is None:
                 self._task[index] = self._shared(outcome.task)
             if self._at[index] is None:
@@ -214,6 +220,7 @@ class Gathered:
             "split": as_objects(self._split),
             "at": as_objects(self._at),
             "artifact_id": as_objects(self._artifact_id),
+            "sampling": as_objects(self._sampling),
             "observed": np.zeros(shape, dtype=bool),
         }
         columns["observed"].ravel()[cells] = True

@@ -12,6 +12,7 @@ from router.embedding import Embedder
 from router.errors import InputError
 from router.inputs import InputMap
 from router.query_features import N_FEATURES
+from router.selection import CALIBRATION_SHARE
 from router.stored_query import Query
 from router.tiers import TierSet, estimated_tokens
 from training.design import Design
@@ -27,6 +28,9 @@ N_FOLDS = 5
 # Some 2,600 numbers stand for a query while estimators are fitted, several times over: more fitting
 # requests than this are sampled, so that a large log needs about 4 GB and not 40.
 MAX_FITTING_REQUESTS = 30_000
+# Of the requests that were not chosen by predictions so many may calibrate, where the chosen ones
+# are fitted on: some must tell the averages over traffic.
+MAX_RANDOM_CALIBRATION = 2 / 3
 # Fewer rows could neither be fitted and cross-fitted nor tested.
 MIN_COMPLETE_REQUESTS = 30
 
@@ -128,7 +132,7 @@ def prepare(
     hashes = query_hashes(train.query)
     order = np.lexsort((query_hashes(train.request_id), hashes))
     train, hashes = train.take(order), hashes[order]
-    calibrates = fitting_calibration(hashes)
+    calibrates = _calibrating(train, hashes)
     certifies = np.ones(train.n_requests, bool) if logged else train.complete
     _check_enough(train, hashes, calibrates, certifies, logged)
 
@@ -215,6 +219,24 @@ def text_means(
         return sums / copies[:, None]
 
     return first, mean
+
+
+def _calibrating(train: OutcomeTable, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which requests calibrate (n,): never those that were chosen for what was predicted of them.
+
+    A certificate is about traffic, of which those are no sample. A text that was drawn at random
+    too counts as drawn, with all its copies: leaving it out would make a choice of the rest.
+    """
+    drawn = np.isin(hashes, hashes[train.at_random])
+    if drawn.all():
+        return fitting_calibration(hashes)
+    calibrates = np.zeros(len(hashes), bool)
+    if drawn.any():
+        wanted = CALIBRATION_SHARE * len(hashes) / float(drawn.sum())
+        calibrates[drawn] = fitting_calibration(
+            hashes[drawn], calibration_share=min(wanted, MAX_RANDOM_CALIBRATION)
+        )
+    return calibrates
 
 
 def _check_enough(

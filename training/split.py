@@ -94,9 +94,9 @@ def split_table(
 ) -> SplitMasks:
     """Split the requests of a table into train and test.
 
-    A ``split`` value of a row is respected. Rows without one go by the hash of their text
-    (``by="hash"``: a text keeps its side as a log grows), or the latest ``test_share`` of them is
-    the test set (``by="time"``).
+    A ``split`` value of a row is respected, and rows that were chosen to be labelled train. Others
+    go by the hash of their text (``by="hash"``: a text keeps its side as a log grows), or the
+    latest ``test_share`` of them is the test set (``by="time"``).
 
     Raises:
         InputError: ``test_share`` is not within 0..1, or a row to be split by time has no ``at``.
@@ -104,7 +104,8 @@ def split_table(
     if not 0.0 < test_share < 1.0:
         raise InputError(f"expected a test share between 0 and 1, got {test_share}: choose 0.3.")
     hashes = query_hashes(table.query)
-    given = np.array([value is not None for value in table.split], dtype=bool)
+    # What was chosen by predictions is no sample to test on.
+    given = np.array([value is not None for value in table.split], dtype=bool) | ~table.at_random
     test = np.array([value == "test" for value in table.split], dtype=bool)
     if by == "time":
         late = _late(table, ~given, test_share)

@@ -34,7 +34,7 @@ _PROGRESS_EVERY_ROWS = 10_000
 # Beside which the bad rows of standard input are written, in the current folder.
 _STDIN_NAME = Path("stdin.jsonl")
 _SHOWN_CHARACTERS = 60
-_COLUMNS = ("request_id", "query", "task", "split", "at", "artifact_id")
+_COLUMNS = ("request_id", "query", "task", "split", "at", "artifact_id", "sampling")
 _MATRICES = ("success", "cost_usd", "input_tokens", "output_tokens", "propensity", "observed")
 
 
@@ -81,9 +81,9 @@ class ReadReport:
 class OutcomeTable:
     """Outcomes of n requests on T tiers, columns in the order of ``tiers``.
 
-    ``request_id``, ``query``, ``task``, ``split``, ``at`` and ``artifact_id`` (which artifact
-    routed the request) are object arrays of shape (n,); the last four may hold None. A query is a
-    text or a ``StoredQuery``. ``success``,
+    ``request_id``, ``query``, ``task``, ``split``, ``at``, ``artifact_id`` (which artifact
+    routed the request) and ``sampling`` are object arrays of shape (n,); the last five may hold
+    None. A query is a text or a ``StoredQuery``. ``success``,
     ``cost_usd``, ``input_tokens``, ``output_tokens`` and ``propensity`` are float64 of shape
     (n, T), NaN where unobserved or unknown. ``observed`` is bool of shape (n, T).
     ``other_success`` (n, M) holds the successes of M models that are no tier:
@@ -105,6 +105,7 @@ class OutcomeTable:
     other_success: FloatMatrix
     report: ReadReport
     artifact_id: ObjectArray
+    sampling: ObjectArray
 
     @property
     def n_requests(self) -> int:
@@ -121,6 +122,15 @@ class OutcomeTable:
         """Requests on which every tier is observed, bool of shape (n,)."""
         result: BoolArray = np.logical_and.reduce(self.observed, axis=1)
         return result
+
+    @property
+    def at_random(self) -> BoolArray:
+        """Requests that are not there because of what was predicted for them, bool (n,).
+
+        Averages over traffic, and so certificates and evaluations, may rest on these alone.
+        """
+        chosen: BoolArray = np.array([value == "chosen" for value in self.sampling], dtype=bool)
+        return ~chosen
 
     def take(self, rows: npt.ArrayLike) -> OutcomeTable:
         """The table of some requests, given by bool mask or by index; the report is kept."""
@@ -170,6 +180,7 @@ class OutcomeTable:
         observed: npt.ArrayLike | None = None,
         other_success: npt.ArrayLike | None = None,
         artifact_id: Sequence[str | None] | ObjectArray | None = None,
+        sampling: Sequence[str | None] | ObjectArray | None = None,
     ) -> OutcomeTable:
         """A table out of arrays (synthetic data, tests).
 
@@ -228,6 +239,7 @@ class OutcomeTable:
             split=column(split, "split"),
             at=column(at, "at"),
             artifact_id=column(artifact_id, "artifact_id"),
+            sampling=column(sampling, "sampling"),
             observed=seen,
             other_success=others,
             report=ReadReport(n_rows=int(seen.sum()), n_outcomes=int(seen.sum())),
