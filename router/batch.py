@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -178,7 +179,7 @@ class BatchJobs:
     def resume(self, job_id: str, *, wait: bool = False) -> JobStatus:
         """Go on with a job: collect what has ended, try again what failed, hand in what waits.
 
-        Without ``wait`` one round; with it until the job is done.
+        Without ``wait`` one round; with it until the job is done, or a provider refuses the key.
 
         Raises:
             InputError: there is no such job, or its input is needed again and is not there.
@@ -191,7 +192,7 @@ class BatchJobs:
             rejects_path = self._load_again(job) if job.state == "loading" else None
             while True:
                 worker = self._worker(job)
-                if worker.once() or not wait:
+                if worker.once() or worker.is_blocked or not wait:
                     break
                 self._say(f"waiting: {self.status(job_id).n_open:,} rows are open")
                 self._sleep(self._wait_s(job_id))
@@ -214,8 +215,6 @@ class BatchJobs:
             status = self.status(job_id)
             if status.state != "cancelling":
                 raise
-            from dataclasses import replace
-
             return replace(status, troubles=(str(error),))
 
     def forget(self, job_id: str) -> None:

@@ -156,6 +156,8 @@ def _row(number: int, line: bytes) -> InputRow | Reject:
     kept = {name: row[name] for name in _FIELDS if row.get(name) is not None}
     if "messages" not in kept:
         kept["messages"] = [{"role": "user", "content": kept.pop("query")}]
+    if "query" not in kept and not _has_text(kept["messages"]):
+        return Reject(number, "its messages have no text to route on; give query too", shown)
     try:
         job = job_of(streamed=False, is_async=False, **kept)
         keys = prefix_keys(job.ask.prompt.messages, job.ask.prompt.tools)
@@ -170,6 +172,17 @@ def _row(number: int, line: bytes) -> InputRow | Reject:
     return InputRow(
         number, request_id, ask.query, ask.prompt, ask.context_tokens, stored, order_key
     )
+
+
+def _has_text(messages: list[Any]) -> bool:
+    """Whether there is a text to route on; what is no message at all is found elsewhere."""
+    if not all(isinstance(message, Mapping) for message in messages):
+        return True
+    try:
+        last_user_text(messages)
+    except InputError:
+        return False
+    return True
 
 
 def _fault(row: Mapping[str, Any], request_id: str | None) -> str | None:

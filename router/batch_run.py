@@ -63,6 +63,7 @@ class Worker:
 
     Attributes:
         troubles: What did not work and will be tried again, by sentence.
+        is_blocked: Whether one of them will not go away by waiting: a key is refused.
     """
 
     def __init__(self, store: BatchStore, job: Job, rows: Rows, tools: Tools) -> None:
@@ -70,6 +71,7 @@ class Worker:
         self._parts = PartStore(store)
         self._tiers = TierSet.from_dicts(job.settings["tiers"])
         self.troubles: Counter[str] = Counter()
+        self.is_blocked = False
         self._calls = Calls(
             *(store, job, rows, tools.provider_of, tools.n_calls, tools.call_timeout_s, tools.say)
         )
@@ -101,7 +103,9 @@ class Worker:
         if self._cancelling():
             self._give_up()
         else:
-            self.troubles += self._calls.make()
+            refused = self._calls.make()
+            self.is_blocked |= bool(refused)
+            self.troubles += refused
             self.hand_in()
             self._out_of_money()
         if self._parts.parts(self._job.job_id, "planned", "handing-in", "running", "ended"):
@@ -144,7 +148,9 @@ class Worker:
                     part_key(part), items.custom_ids(), since=moment(since_us) - _SKEW
                 )
             except ProviderError as error:
-                self._trouble(f"a batch cannot be looked for at {part.provider} ({error.kind})")
+                self._trouble(
+                    f"a batch cannot be looked for at {part.provider} ({error.kind})", error
+                )
                 return
             if found is not None:
                 self._parts.set(part, "found part", state="running", batch_id=found)
@@ -178,7 +184,7 @@ class Worker:
             return
         if kind in _NOT_TAKEN:
             self._parts.set(part, "back to planned", state="planned")
-        self._trouble(f"{part.provider} did not take a batch ({kind})")
+        self._trouble(f"{part.provider} did not take a batch ({kind})", error)
 
     def _refused(self, part: Part) -> None:
         """Refused as a whole, maybe for one prompt: the others shall not pay for it."""
@@ -217,7 +223,7 @@ class Worker:
                 self._parts.set(part, "mark cancelling", outcome="cancelling")
             status = provider.batch_status(part.batch_id)
         except ProviderError as error:
-            self._trouble(f"{part.provider} does not say how a batch stands ({error.kind})")
+            self._trouble(f"{part.provider} does not say how a batch stands ({error.kind})", error)
             return
         if status.is_final:
             self._parts.set(
@@ -251,7 +257,9 @@ class Worker:
         except ProviderError as error:
             self._record(part, found)
             if part.outcome != "failed" or error.kind != "refused":
-                self._trouble(f"results cannot be fetched from {part.provider} ({error.kind})")
+                self._trouble(
+                    f"results cannot be fetched from {part.provider} ({error.kind})", error
+                )
                 return
         missing = list(self._parts.rows(part))
         if part.outcome == "failed" and len(missing) == part.n_rows:
@@ -287,8 +295,9 @@ class Worker:
     def _cancelling(self) -> bool:
         return self._store.job(self._job.job_id).state == "cancelling"
 
-    def _trouble(self, sentence: str) -> None:
+    def _trouble(self, sentence: str, error: Exception | None = None) -> None:
         self.troubles[sentence] += 1
+        self.is_blocked |= isinstance(error, ProviderError) and error.kind == "auth"
 
 
 def part_key(part: Part) -> str:

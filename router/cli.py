@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.cli_batch import batch_app
 from router.cli_ledger import ledger_app
 from router.cli_parts import emit as emit
 from router.cli_savings import HELP as SAVINGS_HELP
@@ -120,6 +121,7 @@ def route(
 
 app.command(help=SAVINGS_HELP)(savings)
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(batch_app, name="batch")
 
 
 def _route_batch(router: Router, batch: list[_Row]) -> None:

@@ -27,7 +27,7 @@ PRICES = {
 BATCH_PRICES = {f"batch_{name}": price / 2 for name, price in PRICES.items()}
 TIERS = TierSet([Tier("small", "fake", "s-1", **PRICES, **BATCH_PRICES)])
 USAGE = Usage(1000, 100, cached_input_tokens=400, cache_write_tokens=200)
-# By hand: half of 400 fresh x 1 + 400 x 0.1 + 200 x 1.25 + 100 x 4; half of 1000 x 1 + 100 x 4; all.
+# By hand: half of 400 x 1 + 400 x 0.1 + 200 x 1.25 + 100 x 4; half of 1000 x 1 + 100 x 4; all.
 COST, UNCACHED, STANDARD = 545_000, 700_000, 1_400_000
 
 Trace = Callable[[str], object]
