@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,26 +35,27 @@ def test_python_blocks_run(
 def test_commands_and_options_exist(repository: Path) -> None:
     from typer.main import get_command
 
-    command = get_command(app)
-    commands = [
-        *(command.commands[name] for name in ("train", "evaluate", "promote", "route", "data")),
-        *command.commands["import"].commands.values(),
-    ]
+    commands: dict[str, Any] = {}
+
+    def visit(command: Any, name: str) -> None:
+        commands[name] = command
+        for part, inner in getattr(command, "commands", {}).items():
+            visit(inner, f"{name} {part}")
+
+    visit(get_command(app), "cps-router")
     known = {
         option
-        for each in commands
+        for each in commands.values()
         for parameter in each.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
     text = (repository / "README.md").read_text(encoding="utf-8")
     options = set(re.findall(r"--[a-z][a-z-]+", text))
-    assert options - known <= {
-        "--help",
-        "--backend-store-uri",
-        "--port",
-    }
-    named = set(re.findall(r"cps-router (train|evaluate|promote|route|data)\b", text))
-    assert named == {"train", "evaluate", "promote", "route", "data"}
+    assert options - known <= {"--help", "--backend-store-uri", "--port"}
+    named = set(re.findall(r"cps-router ([a-z]+)\b(?! import)", text)) - {"import"}
+    assert {"train", "evaluate", "promote", "route", "data", "ledger", "savings", "batch"} <= named
+    first = {name.split()[1] for name in commands if " " in name}
+    assert {name for name in named if f"`cps-router {name}" in text} <= first
 
 
 def test_nothing_is_left_to_fill_in(repository: Path) -> None:
