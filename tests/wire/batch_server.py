@@ -83,7 +83,6 @@ class BatchControls(FakeServer):
         self.clock_skew_s = 0.0
         self.ends_after_n_polls: int | None = None
         self.oldest_first = False
-        self.break_results = False
         self.answer_text: Callable[[str, Any], str] = lambda custom_id, _: f"answer {custom_id}"
         self._faults: deque[_Fault] = deque()
         self._cut_request: Received | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ def test_lines_are_the_same_however_a_file_is_cut(
 ) -> None:
     content = b"\r\n\n".join(lines) + (b"\n" if has_end else b"")
     at = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
-    chunks = [content[a:b] for a, b in zip(at, at[1:], strict=False)]
+    chunks = [content[a:b] for a, b in pairwise(at)]
     assert list(lines_of(chunks)) == lines
 
 
