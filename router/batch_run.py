@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from router.batch_calls import Calls
 from router.batch_channels import Channel
@@ -33,8 +32,6 @@ from router.tiers import TierSet
 # A batch that is refused as a whole is cut in two so often; then its prompts are asked one by one.
 MAX_HALVINGS = 4
 _RESULTS_AT_A_TIME = 500
-# The provider's clock may be behind ours.
-_SKEW = timedelta(minutes=5)
 # After these the provider has certainly not taken a batch in.
 _NOT_TAKEN = ("rate-limit", "refused", "auth")
 _OF_OUTCOME = {
@@ -44,6 +41,8 @@ _OF_OUTCOME = {
     # It may have been answered and charged; nobody will ever tell.
     "ended": Ending(kind="malformed", reason="missing", billed=True),
 }
+# Kept for some weeks only; whoever pays for another answer shall know that it is another.
+_GONE = Ending(kind="refused", reason="results-gone", billed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +144,16 @@ class Worker:
             assert part.handed_in_us is not None
             try:
                 found = provider.find_batch(
-                    part_key(part), items.custom_ids(), since=moment(since_us) - _SKEW
+                    part_key(part), items.custom_ids(), since=moment(since_us)
                 )
             except ProviderError as error:
                 self._trouble(
                     f"a batch cannot be looked for at {part.provider} ({error.kind})", error
                 )
                 return
-            if found is not None:
+            # Who keeps no names of ours may take another part's batch for this one.
+            others = {other.batch_id for other in self._parts.parts(part.job_id)}
+            if found is not None and found not in others:
                 self._parts.set(part, "found part", state="running", batch_id=found)
                 return
             age_s = (now_us - part.handed_in_us) / 1e6
@@ -223,6 +224,10 @@ class Worker:
                 self._parts.set(part, "mark cancelling", outcome="cancelling")
             status = provider.batch_status(part.batch_id)
         except ProviderError as error:
+            if error.kind == "refused" and self._cancelling():
+                # It knows of no such batch (any more): there is nothing to wait for.
+                self._parts.set(part, "mark gone", state="ended", outcome="ended")
+                return
             self._trouble(f"{part.provider} does not say how a batch stands ({error.kind})", error)
             return
         if status.is_final:
@@ -243,32 +248,47 @@ class Worker:
         if not isinstance(provider, BatchProvider) or part.batch_id is None:
             self._trouble(f"{part.provider} takes no batches (any more)")
             return
+        ending = _OF_OUTCOME.get(part.outcome or "", _OF_OUTCOME["ended"])
         found: dict[int, BatchResult] = {}
+        n_ours = n_others = 0
         try:
             for result in provider.batch_results(part.batch_id):
                 row = row_of(part, result.custom_id)
+                if row is None:
+                    n_others += 1
+                    continue
+                n_ours += 1
                 # Of a row that is there twice, an answer counts more than an error.
-                if row is not None and (row not in found or found[row].answer is None):
+                if row not in found or found[row].answer is None:
                     found[row] = result
                 if len(found) >= _RESULTS_AT_A_TIME:
                     self._record(part, found)
                     found = {}
-            self._record(part, found)
         except ProviderError as error:
             self._record(part, found)
-            if part.outcome != "failed" or error.kind != "refused":
+            if error.kind != "refused":
                 self._trouble(
                     f"results cannot be fetched from {part.provider} ({error.kind})", error
                 )
                 return
-        missing = list(self._parts.rows(part))
+            ending = ending if part.outcome == "failed" else _GONE
+        else:
+            self._record(part, found)
+        if n_others and not n_ours:
+            # Taken for ours while it ran, as a provider may that keeps no names: look again.
+            gone = {"batch_id": None, "outcome": None, "ended_us": None}
+            self._parts.set(part, "disown batch", state="handing-in", **gone)
+            return
+        self._close(part, ending)
+
+    def _close(self, part: Part, ending: Ending) -> None:
+        """What has no result has ended so."""
+        missing = [row["row"] for row in self._parts.rows(part)]
         if part.outcome == "failed" and len(missing) == part.n_rows:
             self._refused(part)
             return
-        ending = _OF_OUTCOME[part.outcome or "ended"]
         for start in range(0, len(missing), _RESULTS_AT_A_TIME):
-            some = [row["row"] for row in missing[start : start + _RESULTS_AT_A_TIME]]
-            rows = self._parts.rows_of(part, some)
+            rows = self._parts.rows_of(part, missing[start : start + _RESULTS_AT_A_TIME])
             self._rows.end(rows.values(), lambda _: ending, "record missing", part=part)
         self._parts.set(part, "close part", state="closed")
 

@@ -247,6 +247,49 @@ def test_who_is_too_busy_is_asked_again_without_looking(lite: Setting) -> None:
     assert set(lite.provider.handed_in.values()) == {1}
 
 
+def test_a_batch_that_is_somebody_elses_is_given_up_and_ours_is_handed_in(lite: Setting) -> None:
+    """As with a provider that keeps no names: found by its size, and taken for ours."""
+    provider = lite.provider
+    others = [
+        BatchItem(f"other-{i}", Prompt(({"role": "user", "content": "x"},))) for i in range(3)
+    ]
+    other = provider.submit_batch("s-1", others, key="other")
+    provider.submit_fails = [(failure("outage", billed=True), False)]
+    jobs = lite.jobs()
+    job = jobs.submit(queries(3), tier="small", deadline_s=WEEK_S)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provider, "find_batch", lambda key, custom_ids, *, since: other)
+        found = jobs.resume(job.job_id)
+        assert found.batches == {"running": 1} and found.rows == {"parted": 3}
+    lite.clock.sleep(100)
+    done = jobs.resume(job.job_id, wait=True)
+    assert done.rows == {"answered": 3} and done.n_unknown_cost == 0
+    assert provider.handed_in == Counter(x=3, q0=1, q1=1, q2=1)
+
+
+def test_the_batch_of_another_part_is_not_taken_for_this_ones(lite: Setting) -> None:
+    provider = lite.provider
+    provider.batch_limits, provider.looks = BatchLimits(2, 10**6), 3
+    provider.submit_fails = [(failure("outage"), True), (failure("outage"), False)]
+    jobs = lite.jobs()
+    job = jobs.submit(queries(4), tier="small", deadline_s=WEEK_S)
+    assert job.batches == {"handing-in": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provider, "find_batch", lambda key, custom_ids, *, since: "batch_1")
+        lite.clock.sleep(100)
+        assert jobs.resume(job.job_id).batches == {"running": 2}
+    assert jobs.resume(job.job_id, wait=True).rows == {"answered": 4}
+    assert set(provider.handed_in.values()) == {1}
+
+
+def test_results_that_are_gone_are_not_paid_for_again(lite: Setting) -> None:
+    lite.provider.results_fail = [failure("refused")]
+    status, rows = lite.run(queries(4))
+    assert status.reasons == {"results-gone": 2} and status.n_unknown_cost == 2
+    assert Counter(row.cost_usd is None for row in rows) == {True: 2, False: 2}
+    assert set(lite.provider.handed_in.values()) == {1}
+
+
 def test_a_key_that_is_refused_ends_the_waiting_and_loses_nothing(lite: Setting) -> None:
     lite.provider.submit_fails = [(failure("auth"), False)] * 2
     jobs = lite.jobs()
