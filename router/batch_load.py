@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from router.batch_channels import Channel
 from router.batch_input import InputRow, Reject, Rejects, read_rows
@@ -102,8 +102,8 @@ class Loader:
         channel = self._channels[tier]
         n_bytes, is_batched = len(row.stored), False
         if channel.limits is not None:
-            provider = self._provider_of(channel.tier.provider)
-            assert isinstance(provider, BatchProvider)
+            # Its channel has limits, so it takes batches; to ask each time would take longer.
+            provider = cast(BatchProvider, self._provider_of(channel.tier.provider))
             try:
                 item = BatchItem(_ANY_ID, row.prompt)
                 n_bytes = provider.batch_bytes(channel.tier.model, item)

@@ -23,7 +23,6 @@ from router.records import AttemptRecord, RequestRecord, Role, Status
 from router.request_costs import FREE, UNKNOWN, Baseline, Cost, baseline_of, cost_of
 from router.tier_price import TierPrice
 from router.tiers import Tier, TierSet
-from router.usage import Usage
 
 _MOST_PRICES = 100
 
@@ -95,7 +94,7 @@ class Bookkeeper:
             "cost_nanousd": self._total(row, cost.actual),
             "spent_nanousd": row["expected_nanousd"] if cost.actual is None else cost.actual,
             "unknown": int(cost.actual is None),
-            **_state(ending, again),
+            **_state(row, ending, again),
         }
         return update, self._records(row, attempt, done=again is None)
 
@@ -151,7 +150,9 @@ class Bookkeeper:
         return rows_of(request, [attempt], store=self._store)
 
 
-def _state(ending: Ending, again: Again | None) -> dict[str, Any]:
+def _state(row: Mapping[str, Any], ending: Ending, again: Again | None) -> dict[str, Any]:
+    """What a row is after an attempt; always the same columns, so that many go in one statement."""
+    same = {name: row[name] for name in ("part", "batched", "not_before_us")}
     if ending.answer is not None:
         answer = ending.answer
         kept = {
@@ -159,21 +160,18 @@ def _state(ending: Ending, again: Again | None) -> dict[str, Any]:
             "tool_calls": list(answer.tool_calls),
             "finish_reason": answer.finish_reason,
             "model": answer.model,
-            "usage": usage_dict(answer.usage),
+            "usage": None if answer.usage is None else asdict(answer.usage),
         }
-        return {"state": "answered", "reason": None, "answer": json.dumps(kept, default=str)}
+        text = json.dumps(kept, default=str)
+        return {**same, "state": "answered", "reason": None, "answer": text}
     reason = ending.reason or ending.kind
     if again is None:
-        return {"state": "failed", "reason": reason}
+        return {**same, "state": "failed", "reason": reason, "answer": None}
     return {
         "state": "waiting",
         "reason": reason,
+        "answer": None,
         "part": None,
         "batched": again.batched,
         "not_before_us": again.not_before_us,
     }
-
-
-def usage_dict(usage: Usage | None) -> dict[str, int] | None:
-    """A usage, JSON-serialisable."""
-    return None if usage is None else asdict(usage)

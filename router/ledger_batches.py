@@ -28,6 +28,14 @@ _IDS_AT_A_TIME = 500
 # Of a provider's past batches: so many of the latest are looked at.
 _HISTORY = 200
 
+_ENDED = ("state", "reason", "answer", "part", "batched", "not_before_us", "attempts")
+_END_ROW = (
+    batch_rows.update()
+    .where(batch_rows.c.job_id == sa.bindparam("of_job"))
+    .where(batch_rows.c.row == sa.bindparam("new_row"))
+    .values({name: sa.bindparam(f"new_{name}") for name in (*_ENDED, "cost_nanousd")})
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -306,34 +314,31 @@ class BatchStore:
         records. Returns how many were written.
         """
         b = batch_rows.c
-        written = []
         with self.held(job_id, name) as connection:
-            spent = unknown = 0
-            for update, record in zip(updates, records, strict=True):
-                values = dict(update)
-                row, state = values.pop("row"), values.pop("expected_state")
-                cost, lost = values.pop("spent_nanousd", 0), values.pop("unknown", 0)
-                changed = connection.execute(
-                    batch_rows.update()
-                    .where((b.job_id == job_id) & (b.row == row) & (b.state == state))
-                    .values(**values)
-                )
-                if changed.rowcount == 1:
-                    spent, unknown = spent + cost, unknown + lost
-                    if record is not None:
-                        written.append(record)
+            numbers = [update["row"] for update in updates]
+            query = sa.select(b.row, b.state).where((b.job_id == job_id) & b.row.in_(numbers))
+            states = {found.row: found.state for found in connection.execute(query)}
+            pairs = [
+                (update, record)
+                for update, record in zip(updates, records, strict=True)
+                if states.get(update["row"]) == update["expected_state"]
+            ]
+            if not pairs:
+                return 0
+            values = [{f"new_{key}": value for key, value in u.items()} for u, _ in pairs]
+            connection.execute(_END_ROW, [{"of_job": job_id, **each} for each in values])
             _set_job(
                 connection,
                 job_id,
-                spent_nanousd=batch_jobs.c.spent_nanousd + spent,
-                n_unknown_cost=batch_jobs.c.n_unknown_cost + unknown,
+                spent_nanousd=batch_jobs.c.spent_nanousd
+                + sum(u["spent_nanousd"] for u, _ in pairs),
+                n_unknown_cost=batch_jobs.c.n_unknown_cost + sum(u["unknown"] for u, _ in pairs),
             )
             # In one order, as the ledger writes them.
-            written.sort(key=lambda record: str(record[0]["request_id"]))
-            if written:
-                upsert_requests(connection, [request for request, _ in written])
-                upsert_attempts(connection, [row for _, its in written for row in its])
-        return len(written)
+            written = sorted((r for _, r in pairs), key=lambda r: str(r[0]["request_id"]))
+            upsert_requests(connection, [request for request, _ in written])
+            upsert_attempts(connection, [row for _, its in written for row in its])
+        return len(pairs)
 
     def fail_waiting(self, job_id: str, reason: str, where: Any = None) -> None:
         """Rows that wait are given up, for a reason."""
