@@ -54,7 +54,7 @@ lint: $(VENV)/.test-stamp  ## ruff and mypy
 	@$(PY) -m mypy --no-error-summary
 
 bench: $(VENV)/.demo-stamp  ## measure speed, and what decisions are worth beside their rivals'
-	@$(PY) -m benchmarks.run
+	@$(PY) -m benchmarks.run --out benchmarks/RESULTS.md
 
 clean:  ## remove .venv, builds and caches (not mlflow.db, nor artifacts)
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

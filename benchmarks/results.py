@@ -185,16 +185,6 @@ def as_text(sections: Sequence[Section], facts: dict[str, str]) -> str:
     return "\n\n".join([head, *tables])
 
 
-def as_markdown(sections: Sequence[Section], facts: dict[str, str]) -> str:
-    """Everything for a file."""
-    head = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    parts = ["# Benchmarks of cps-router", head]
-    for section in sections:
-        parts.append(f"## {section.name}")
-        parts += [table.markdown() for table in section.tables]
-    return "\n\n".join(parts) + "\n"
-
-
 @contextmanager
 def progress() -> Iterator[Say]:
     """A function that shows on stderr what is being measured; replaced in place on a terminal."""

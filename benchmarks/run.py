@@ -11,11 +11,12 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Say, Section, as_markdown, as_text, environment, progress
+from benchmarks import page
+from benchmarks.results import Say, Section, as_text, environment, progress
 from router.errors import CpsRouterError
 
 DEFAULT_SEED = 0
@@ -36,23 +37,39 @@ PARTS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure serving, quality, samples, escalation, languages, logs, caching, ledger, client."""
     options = _parse(arguments)
+    facts = environment() | {"seed": str(options.seed)}
     started = time.perf_counter()
-    facts = environment()
+    sections: list[Section] = []
     try:
         with progress() as say:
-            sections = _measure(options, say)
+            begun = started
+            for section in _measure(options, say):
+                sections.append(section)
+                if options.out is not None:
+                    # Each as soon as it is there: the whole takes long, and may not come to an end.
+                    page.write(options.out, [(section, _facts(options, begun))])
+                begun = time.perf_counter()
     except CpsRouterError as error:
         sys.stderr.write(f"bench: {error}\n")
         raise SystemExit(error.exit_code) from None
-    facts["seed"] = str(options.seed)
     facts["run time"] = f"{time.perf_counter() - started:.0f} s"
-    if options.out is not None:
-        options.out.write_text(as_markdown(sections, facts), encoding="utf-8")
     if options.json:
         found = {"environment": facts, **{s.name.lower(): s.data for s in sections}}
         print(json.dumps(_finite(found), indent=1, allow_nan=False))
     else:
         print(as_text(sections, facts))
+
+
+def _facts(options: argparse.Namespace, begun: float) -> dict[str, str]:
+    """When, where and how a section was measured, at its end."""
+    sets = [f"--set {name}" for name in options.sets or ()]
+    only = ["--only", options.only] if options.only else []
+    command = [*only, *(["--folds"] if options.folds else []), *sets, f"--seed {options.seed}"]
+    return environment() | {
+        "seed": str(options.seed),
+        "run time": f"{time.perf_counter() - begun:.0f} s",
+        "made by": f"`python -m benchmarks.run {' '.join(command)}`",
+    }
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -78,12 +95,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="only nested folds over all rows of each set, with rivals (some 10 minutes)",
     )
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of fits (default 0)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write Markdown to this file")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="update this page of results")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser.parse_args(arguments)
 
 
-def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
+def _measure(options: argparse.Namespace, say: Say) -> Iterator[Section]:
     # Imported here, so that --help needs no scikit-learn.
     from benchmarks import (
         caching,
@@ -101,26 +118,26 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     from benchmarks.results import available_cores
     from router.embedding import load_embedder
 
-    sections = []
     if options.only in (None, "serving") and not options.folds:
         queries, source = real_queries(say)
-        sections.append(serving.measure(queries, source, say))
+        yield serving.measure(queries, source, say)
     if options.only == "serving":
-        return sections
+        return
     if options.only == "languages":
-        return [*sections, _languages(options, say)]
+        yield _languages(options, say)
+        return
     if options.only in (None, "caching") and not options.folds:
-        sections.append(caching.measure(say, seed=options.seed))
+        yield caching.measure(say, seed=options.seed)
     if options.only == "caching":
-        return sections
+        return
     if options.only in (None, "ledger") and not options.folds:
-        sections.append(ledger.measure(say))
+        yield ledger.measure(say)
     if options.only == "ledger":
-        return sections
+        return
     if options.only in (None, "client") and not options.folds:
-        sections.append(client.measure(say))
+        yield client.measure(say)
     if options.only == "client":
-        return sections
+        return
     tables, left_out = available_sets(say, options.sets)
     loaded = {name: load_embedder(name) for name in ("static", *options.encoder)}
     labels = {
@@ -130,26 +147,23 @@ def _measure(options: argparse.Namespace, say: Say) -> list[Section]:
     }
     if options.only in (None, "quality") and not options.folds:
         names = {label: name for name, label in labels.items()}
-        sections.append(quality.measure(tables, left_out, names, say, seed=options.seed))
+        yield quality.measure(tables, left_out, names, say, seed=options.seed)
     if options.only is None or options.folds:
         embedders = {labels[name]: embedder for name, embedder in loaded.items()}
         workers = available_cores()
-        sections.append(folds.measure(tables, embedders, left_out, say, workers=workers))
+        yield folds.measure(tables, embedders, left_out, say, workers=workers)
     if options.folds:
-        return sections
+        return
     if options.only == "samples" or (options.only is None and set(samples.SETS) & set(tables)):
-        sections.append(samples.measure(tables, loaded["static"], say))
+        yield samples.measure(tables, loaded["static"], say)
     if options.only in (None, "escalation"):
-        found = escalation.measure(tables, left_out, loaded["static"], say, seed=options.seed)
-        sections.append(found)
+        yield escalation.measure(tables, left_out, loaded["static"], say, seed=options.seed)
     if options.only is None:
-        sections.append(_languages(options, say))
+        yield _languages(options, say)
     if options.only in (None, "outside"):
-        found = outside.measure(tables, left_out, loaded["static"], say, seed=options.seed)
-        sections.append(found)
+        yield outside.measure(tables, left_out, loaded["static"], say, seed=options.seed)
     if options.only in (None, "logged"):
-        sections.append(logged.measure(tables, left_out, say, seed=options.seed))
-    return sections
+        yield logged.measure(tables, left_out, say, seed=options.seed)
 
 
 def _languages(options: argparse.Namespace, say: Say) -> Section:

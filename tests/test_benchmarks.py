@@ -33,7 +33,8 @@ from benchmarks import (
     samples,
     serving,
 )
-from benchmarks.results import Budget, Section, Table, as_markdown, as_text, environment
+from benchmarks.page import updated
+from benchmarks.results import Budget, Section, Table, as_text, environment
 from benchmarks.told import COST_FROM_TEXT, MEAN_COST, auc_per_tier, task_means
 from router.embedding import default_embedder_folder, load_embedder, static_files
 from router.errors import DatasetError, InputError
@@ -432,7 +433,8 @@ def test_a_missed_budget_is_reported_and_not_raised() -> None:
 
 def test_tables_hold_every_cell_in_both_forms() -> None:
     table = Table("Title", ("what", "n"), [("a|b", "1"), ("c", "22")], ("A note.",))
-    text, markdown = as_text([Section("S", [table])], {}), as_markdown([Section("S", [table])], {})
+    section = Section("S", [table])
+    text, markdown = as_text([section], {}), updated("", [(section, {})])
     assert "\na|b    1\nc     22\n" in text
     assert "| a/b | 1 |" in markdown
     assert all(part in found for found in (text, markdown) for part in ("Title", "A note."))
