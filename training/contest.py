@@ -20,48 +20,40 @@ Of full and logged feedback the one with more requests decides.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
-from router.costs import TierMeans
-from router.decision import Predictions
 from router.errors import InputError
-from router.keyword import KeywordRouter
 from router.routing import Router
+from router.stored_query import Query
 from router.tiers import TierSet
-from training import baselines, metrics
+from training import metrics
+from training.contenders import Field, heuristic_of, keyword_habits, keyword_play, shift_between
+from training.contest_rows import (
+    Progress,
+    Selected,
+    logged_of,
+    odd_propensities,
+    per_text,
+    too_few,
+)
 from training.defaults import DEFAULT_CONFIDENCE
 from training.doubly_robust import PairedTerms, QValues, compare
 from training.gate import DEFAULT_MARGIN, GateResult, Side, check_levels, decide, refuse
-from training.importance import Logged, supported_by_log, weight_limit
-from training.logged_rows import OneTier
-from training.offpolicy import MIN_ESS, evaluate_policy
-from training.propensity import not_adding_up
-from training.split import fitting_calibration, query_hashes
+from training.importance import supported_by_log, weight_limit
+from training.known_outcomes import Habits
+from training.offpolicy import evaluate_policy
+from training.split import query_hashes
 from training.table import OutcomeTable
 from training.verdict import RANGE_FACTOR
 
 __all__ = ["KEYWORD", "contest", "tiers_of_both"]
 
 FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.intp]
-# Gets what is being done, how many requests are done, and of how many.
-Progress = Callable[[str, int, int], None]
-
 KEYWORD = "keyword"
-
-# From so many other rows of a log on, none has to be set aside to fix the maximum weight.
-_MIN_OTHER_ROWS = 100
-_SET_ASIDE = 0.2
-_CHUNK = 8192
-# A difference of probabilities this small is rounding.
-_ROUNDING = 1e-12
 
 
 def tiers_of_both(challenger: Router, incumbent: Router | None) -> TierSet:
@@ -120,27 +112,10 @@ def contest(
     if incumbent is not None:
         names = (*names, *(name for name in incumbent.tiers.names if name not in names))
     pair = _Pair(challenger, incumbent, names, margin, confidence, seed)
-    columns = _columns(names, table)
-    kept, other, counts = _rows(pair, table)
-    observed = table.observed[np.ix_(kept, columns)].sum(axis=1)
-    complete = observed == len(names)
-    chosen = np.where(complete, -1, _one_tier(table, kept, columns))
-    n_unknown = int(((observed == 1) & ~complete & (chosen < 0)).sum())
-    full = int(complete.sum()) >= int((chosen >= 0).sum()) and complete.any()
-    rows = kept[complete] if full else kept[chosen >= 0]
-    counts["n_incomplete" if full else "n_not_one_tier"] = len(kept) - len(rows)
-    if not full:
-        counts["n_not_one_tier"] -= n_unknown
-        counts["n_without_propensity"] = n_unknown
-    if not len(rows):
-        raise InputError(_nothing_left(counts))
-    # The order of the file is of no effect.
-    rows = rows[np.argsort(table.request_id[rows], kind="stable")]
-    table.take(rows).require_costs()
+    chosen = Selected.of(pair.field.routers, names, table)
     progress: Progress = on_progress or (lambda stage, done, total: None)
-    if full:
-        return _full(pair, table, rows, columns, counts, progress)
-    return _logged(pair, table, rows, other, columns, counts, progress)
+    run = _full if chosen.full else _logged
+    return run(pair, table, chosen, progress)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,66 +135,25 @@ class _Pair:
         return (self.incumbent or self.challenger).policy.success_value_usd
 
     @property
-    def routers(self) -> list[Router]:
-        return [self.challenger] + ([] if self.incumbent is None else [self.incumbent])
-
-    def columns(self, router: Router) -> IntArray:
-        """Where the router's tiers stand among those of both."""
-        return np.array([self.names.index(name) for name in router.tiers.names], dtype=np.intp)
-
-    def spread(self, router: Router, values: FloatArray, fill: float) -> FloatArray:
-        """(n, its tiers) -> (n, T)."""
-        result = np.full((len(values), len(self.names)), fill)
-        result[:, self.columns(router)] = values
-        return result
-
-    def heuristic(self) -> KeywordRouter:
-        """Over the challenger's tiers, by what they cost in its training."""
-        means = TierMeans.from_dict(self.challenger.manifest["training"]["tier_means"])
-        cost = means.dollars(self.challenger.predictor.cost)
-        names = self.challenger.tiers.names
-        return KeywordRouter.for_tiers([names[i] for i in np.argsort(cost, kind="stable")])
+    def field(self) -> Field:
+        routers = [self.challenger] + ([] if self.incumbent is None else [self.incumbent])
+        return Field(routers, self.names)
 
     def play(
-        self, queries: list[str], progress: Progress
+        self, queries: list[Query], progress: Progress
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """What each would do, and predicted success and cost (mean of the two): each (n, T)."""
-        dists, success, cost = [], [], []
-        for router in self.routers:
-            predicted = _predict(router, queries, progress)
-            dists.append(self.spread(router, router.action_dist(predicted), 0.0))
-            success.append(self.spread(router, predicted.p_success, math.nan))
-            cost.append(self.spread(router, predicted.cost_usd, math.nan))
+        dists, success, cost = self.field.play(queries, progress)
         if self.incumbent is None:
-            dists.append(baselines.keyword(queries, self.names, self.heuristic()))
-        # Every tier belongs to one of the two: no column is all NaN.
-        return (
-            dists[0],
-            dists[1],
-            np.nanmean(np.stack(success), axis=0),
-            np.nanmean(np.stack(cost), axis=0),
-        )
+            dists.append(keyword_play(heuristic_of(self.challenger), queries, self.names))
+        return dists[0], dists[1], success, cost
 
-    def before(self) -> _Before:
-        """The calibration rows that the artifacts carry, as columns of all tiers."""
-        success, cost = [], []
-        for router in self.routers:
-            rows = router.calibration
-            success.append(self.spread(router, rows.success, math.nan))
-            cost.append(self.spread(router, rows.realised_cost_usd, math.nan))
-        shares, choices = [], []
-        for router in self.routers:
-            rows = router.calibration
-            dist = router.action_dist(rows.predictions)
-            mean = dist.mean(axis=0) if len(dist) else np.full(dist.shape[1], 1 / dist.shape[1])
-            shares.append(self.spread(router, mean[None, :], 0.0)[0])
-            choices.append(shares[-1] > 0)
-            choices[-1][self.columns(router)[router.safe_tier]] = True
+    def habits(self) -> tuple[Habits, Habits]:
+        """How the challenger and the champion use the tiers."""
+        ours = self.field.habits(self.challenger)
         if self.incumbent is None:
-            tiers = [self.names.index(name) for name in self.heuristic().tiers]
-            shares.append(np.eye(len(self.names))[tiers[1]])
-            choices.append(np.isin(np.arange(len(self.names)), tiers))
-        return _Before(np.concatenate(success), np.concatenate(cost), *shares, *choices)
+            return ours, keyword_habits(heuristic_of(self.challenger), self.names)
+        return ours, self.field.habits(self.incumbent)
 
     def sides(self, rates: Sequence[float], costs: Sequence[float]) -> tuple[Side, Side]:
         """Both for the report."""
@@ -229,88 +163,21 @@ class _Pair:
         return Side("challenger", self.challenger.artifact_id, rates[0], costs[0]), champion
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Before:
-    """Outcomes known before the compared ones, (m, T) with NaN; and how the two use the tiers.
-
-    The shares are those of every tier (T,) there, the choices (T,) the tiers that may be chosen.
-    """
-
-    success: FloatArray
-    cost_usd: FloatArray
-    challenger_share: FloatArray
-    champion_share: FloatArray
-    challenger_choices: BoolArray
-    champion_choices: BoolArray
-
-    def largest_cost(self) -> FloatArray:
-        """The most that a request cost on each tier, (T,); where unknown, on any."""
-        known = np.where(np.isnan(self.cost_usd), -1.0, self.cost_usd)
-        largest: FloatArray = known.max(axis=0, initial=-1.0)
-        return np.where(largest < 0, largest.max(initial=0.0), largest)
-
-    def loss_range(self, value: float) -> float:
-        """How much larger the challenger's loss on a request can be than the champion's."""
-        dearest, most = self.largest_cost(), 0.0
-        for s, t in product(*map(np.flatnonzero, (self.challenger_choices, self.champion_choices))):
-            if s == t:
-                continue
-            apart = self.cost_usd[:, s] - self.cost_usd[:, t]
-            apart = apart[np.isfinite(apart)]
-            # Costs are not negative: without both on a row, the dearer of the two at its dearest.
-            most = max(most, float(apart.max()) if len(apart) else float(dearest[s]))
-        return RANGE_FACTOR * most + value
-
-    def variances(self, value: float) -> tuple[float, float]:
-        """About the mean squared difference of success, and of loss, between the two."""
-        parts = []
-        for outcome in (self.success, self.cost_usd - value * self.success):
-            total = 0.0
-            for s in np.flatnonzero(self.challenger_share):
-                for t in np.flatnonzero(self.champion_share):
-                    squared = (outcome[:, s] - outcome[:, t]) ** 2
-                    squared = squared[np.isfinite(squared)]
-                    both = self.challenger_share[s] * self.champion_share[t]
-                    total += float(both * (squared.mean() if len(squared) else 0.0))
-            parts.append(total)
-        return parts[0], parts[1]
-
-    def weighted_variances(self, value: float, max_weight: float) -> tuple[float, float]:
-        """The same for terms that are weighted: about their variance around predictions."""
-        share = self.challenger_share + self.champion_share
-        parts = []
-        for outcome in (self.success, self.cost_usd - value * self.success):
-            spread = np.array(
-                [
-                    float(np.var(column[np.isfinite(column)])) if np.isfinite(column).any() else 0.0
-                    for column in outcome.T
-                ]
-            )
-            parts.append(max_weight * float(share @ spread))
-        return parts[0], parts[1]
-
-
-def _full(
-    pair: _Pair,
-    table: OutcomeTable,
-    rows: IntArray,
-    columns: IntArray,
-    counts: dict[str, int],
-    progress: Progress,
-) -> GateResult:
+def _full(pair: _Pair, table: OutcomeTable, chosen: Selected, progress: Progress) -> GateResult:
+    rows, columns, counts = chosen.rows, chosen.columns, chosen.counts
     dist, champion, _, _ = pair.play(table.query[rows].tolist(), progress)
-    value, before = pair.success_value_usd, pair.before()
-    shift = _shift(dist, champion)
-    limit = before.loss_range(value)
+    value, before, habits = pair.success_value_usd, pair.field.known(), pair.habits()
+    shift = shift_between(dist, champion)
+    limit = before.loss_range(value, *habits)
     # From here on outcomes are looked at.
     texts = query_hashes(table.query[rows])
     success, cost = table.success[np.ix_(rows, columns)], table.cost_usd[np.ix_(rows, columns)]
-    better = _per_text(metrics.expected_outcome(shift, success), texts)
-    dearer = _per_text(metrics.expected_outcome(shift, cost), texts)
-    differ = _per_text((np.abs(shift).sum(axis=1) > 0).astype(float), texts) > 0
+    better = per_text(metrics.expected_outcome(shift, success), texts)
+    dearer = per_text(metrics.expected_outcome(shift, cost), texts)
+    differ = per_text((np.abs(shift).sum(axis=1) > 0).astype(float), texts) > 0
     played = [
         [
-            float(_per_text(metrics.expected_outcome(d, outcome), texts).mean())
+            float(per_text(metrics.expected_outcome(d, outcome), texts).mean())
             for d in (dist, champion)
         ]
         for outcome in (success, cost)
@@ -329,7 +196,7 @@ def _full(
         terms,
         margin=pair.margin,
         confidence=pair.confidence,
-        variances=before.variances(value),
+        variances=before.variances(value, *habits),
         identical=not differ.any(),
         feedback="full",
         sides=pair.sides(*played),
@@ -338,45 +205,24 @@ def _full(
     )
 
 
-def _logged(
-    pair: _Pair,
-    table: OutcomeTable,
-    rows: IntArray,
-    other: IntArray,
-    columns: IntArray,
-    counts: dict[str, int],
-    progress: Progress,
-) -> GateResult:
-    known = _one_tier(table, other, columns)
-    other = other[known >= 0]
-    counts = {**counts, "n_set_aside": 0}
-    if len(other) < _MIN_OTHER_ROWS:
-        aside = fitting_calibration(
-            query_hashes(table.query[rows]), calibration_share=_SET_ASIDE, salt="gate"
-        )
-        if not aside.any() or aside.all():
-            raise InputError(
-                f"expected enough different texts to set a fifth aside, got {len(rows)} requests: "
-                "give a longer log."
-            )
-        other, rows = rows[aside], rows[~aside]
-        counts["n_set_aside"] = int(aside.sum())
-    counts["n_requests"] = len(rows)
-    logged = _as_logged(table, rows, columns)
-    value, before = pair.success_value_usd, pair.before()
+def _logged(pair: _Pair, table: OutcomeTable, chosen: Selected, progress: Progress) -> GateResult:
+    rows, other, columns = chosen.rows, chosen.other, chosen.columns
+    counts = {**chosen.counts, "n_requests": len(rows)}
+    logged = logged_of(table, rows, columns)
+    value, before, habits = pair.success_value_usd, pair.field.known(), pair.habits()
     # The costs of the other rows, as known before as those of calibration.
     before = replace(
         before,
         success=np.concatenate((before.success, table.success[np.ix_(other, columns)])),
         cost_usd=np.concatenate((before.cost_usd, table.cost_usd[np.ix_(other, columns)])),
     )
-    max_weight = weight_limit(_as_logged(table, other, columns), n_rows=logged.n_texts)
+    max_weight = weight_limit(logged_of(table, other, columns), n_rows=logged.n_texts)
     dist, champion, p, predicted_cost = pair.play(table.query[rows].tolist(), progress)
     q = QValues(p, predicted_cost)
-    shift = _shift(dist, champion)
+    shift = shift_between(dist, champion)
     # The terms know tiers that neither may choose by their weight of 0 alone.
-    chosen = before.challenger_choices | before.champion_choices | (shift != 0).any(axis=0)
-    bound = np.where(chosen, RANGE_FACTOR * before.largest_cost(), 0.0)
+    may = habits[0].choices | habits[1].choices | (shift != 0).any(axis=0)
+    bound = np.where(may, RANGE_FACTOR * before.largest_cost(), 0.0)
     terms = compare(dist, champion, logged, q, value, max_weight=max_weight, cost_bound_usd=bound)
     common = {
         "margin": pair.margin,
@@ -387,18 +233,9 @@ def _logged(
     identical = not shift.any()
     supported = supported_by_log(logged, len(pair.names))
     sides, refusals = [], []
-    assert logged.text is not None
-    odd = [
-        pair.names[t]
-        for t in not_adding_up(logged.tier, logged.propensity, logged.text)
-        if shift[:, t].any()
-    ]
-    if odd:
-        refusals.append(
-            f"the recorded propensities of {', '.join(odd)} do not add up to the requests: they "
-            "are wrong, or the log gave it no chance on some; check how they were recorded, and "
-            "explore among all tiers"
-        )
+    odd = odd_propensities(logged, pair.names, shift)
+    if odd is not None:
+        refusals.append(odd)
     for who, policy in zip(("the challenger", "the champion"), (dist, champion), strict=True):
         found = evaluate_policy(
             policy,
@@ -420,8 +257,9 @@ def _logged(
             [side.cost_usd_per_request.value for side in sides],
         )
     if not identical:
-        if not refusals and terms.ess < MIN_ESS:
-            refusals.append(_too_few(terms, logged.n_texts))
+        few = too_few(terms, logged.n_texts)
+        if not refusals and few is not None:
+            refusals.append(few)
         if refusals:
             return refuse(
                 "; ".join(refusals),
@@ -432,7 +270,7 @@ def _logged(
             )
     return decide(
         terms,
-        variances=before.weighted_variances(value, max_weight),
+        variances=before.weighted_variances(value, max_weight, *habits),
         identical=identical,
         sides=report,
         seed=pair.seed,
@@ -440,103 +278,5 @@ def _logged(
     )
 
 
-def _predict(router: Router, queries: list[str], progress: Progress) -> Predictions:
-    parts = []
-    for start in range(0, len(queries), _CHUNK):
-        parts.append(router.predict(queries[start : start + _CHUNK]))
-        progress("predict", min(start + _CHUNK, len(queries)), len(queries))
-    return Predictions.joined(parts)
-
-
-def _shift(challenger: FloatArray, champion: FloatArray) -> FloatArray:
-    """What the challenger does more often than the champion, (n, T); 0 where it is rounding."""
-    shift = challenger - champion
-    return np.where(np.abs(shift) > _ROUNDING, shift, 0.0)
-
-
-def _per_text(values: FloatArray, texts: npt.NDArray[np.uint64]) -> FloatArray:
-    """Mean over the requests of each text, (n,) -> (number of texts,)."""
-    _, group, sizes = np.unique(texts, return_inverse=True, return_counts=True)
-    result: FloatArray = np.bincount(group, values, len(sizes)) / sizes
-    return result
-
-
-def _columns(names: tuple[str, ...], table: OutcomeTable) -> IntArray:
-    index = {name: i for i, name in enumerate(table.tiers.names)}
-    missing = [name for name in names if name not in index]
-    if missing:
-        raise InputError(
-            f"expected outcomes of the tiers of both routers ({', '.join(names)}), got none of "
-            f"{', '.join(missing)}: use a tiers file that names them all."
-        )
-    return np.array([index[name] for name in names], dtype=np.intp)
-
-
-def _rows(pair: _Pair, table: OutcomeTable) -> tuple[IntArray, IntArray, dict[str, int]]:
-    """Requests to compare, those left out because of training, and counts."""
-    train = np.array([value == "train" for value in table.split], dtype=bool)
-    hashes = query_hashes(table.query)
-    trained = np.zeros(len(hashes), dtype=bool)
-    for router in pair.routers:
-        trained |= np.isin(hashes, router.trained_query_hashes)
-    out = train | trained
-    counts = {
-        "n_rows": table.n_requests,
-        "n_train_split": int(train.sum()),
-        "n_left_out_trained": int((trained & ~train).sum()),
-    }
-    return np.flatnonzero(~out), np.flatnonzero(out), counts
-
-
-def _one_tier(table: OutcomeTable, rows: IntArray, columns: IntArray) -> IntArray:
-    """The tier whose outcome is used, with its propensity (``OneTier``), (n,); else -1."""
-    tier = OneTier.of(table, rows, columns).tier
-    recorded = np.isfinite(table.propensity[rows, columns[tier]])
-    result: IntArray = np.where((tier >= 0) & recorded, tier, -1)
-    return result
-
-
-def _as_logged(table: OutcomeTable, rows: IntArray, columns: IntArray) -> Logged:
-    tier = _one_tier(table, rows, columns)
-    at = rows, columns[tier]
-    cost = table.cost_usd[at]
-    return Logged(
-        tier=tier.astype(np.int64),
-        propensity=table.propensity[at],
-        success=table.success[at],
-        # Of rows that only fix the maximum weight the cost may be unknown.
-        cost_usd=np.nan_to_num(cost),
-        text=np.unique(query_hashes(table.query[rows]), return_inverse=True)[1].astype(np.int64),
-    )
-
-
-def _too_few(terms: PairedTerms, n_texts: int) -> str:
-    more = "log with exploration"
-    if terms.ess > 0:
-        needed = math.ceil(MIN_ESS / terms.ess * n_texts)
-        more = f"about {needed:,} texts logged in this way, or more exploration, would do"
-    return (
-        f"the two differ on too little of the log: expected an effective sample size of at least "
-        f"{MIN_ESS:g} where they differ, got {terms.ess:.3g} from {n_texts:,} different texts; "
-        f"{more}"
-    )
-
-
 def _uncapitalised(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:].rstrip(".")
-
-
-def _nothing_left(counts: dict[str, int]) -> str:
-    left_out = [
-        (counts["n_train_split"], "are marked train"),
-        (counts["n_left_out_trained"], "have a text that one of the routers was trained on"),
-        (counts.get("n_incomplete", 0), "lack the outcome of a tier"),
-        (counts.get("n_without_propensity", 0), "were logged without a propensity"),
-        (counts.get("n_not_one_tier", 0), "have neither every tier's outcome nor just one"),
-    ]
-    why = ", ".join(f"{n:,} {what}" for n, what in left_out if n)
-    return (
-        "expected requests that neither router was trained on, with the outcome of every tier or "
-        f"of one tier and its propensity, got none of {counts['n_rows']:,}: {why}; bring new "
-        "requests, and record the propensity that every decision carries."
-    )
