@@ -31,11 +31,14 @@ PARTS = (
     "caching",
     "ledger",
     "client",
+    "labelling",
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure serving, quality, samples, escalation, languages, logs, caching, ledger, client."""
+    """Measure serving, quality, samples, escalation, languages, logs, caching, ledger, client,
+    labelling.
+    """
     options = _parse(arguments)
     facts = environment() | {"seed": str(options.seed)}
     started = time.perf_counter()
@@ -107,6 +110,7 @@ def _measure(options: argparse.Namespace, say: Say) -> Iterator[Section]:
         client,
         escalation,
         folds,
+        labelling,
         ledger,
         logged,
         outside,
@@ -164,6 +168,8 @@ def _measure(options: argparse.Namespace, say: Say) -> Iterator[Section]:
         yield outside.measure(tables, left_out, loaded["static"], say, seed=options.seed)
     if options.only in (None, "logged"):
         yield logged.measure(tables, left_out, say, seed=options.seed)
+    if options.only in (None, "labelling"):
+        yield labelling.measure(tables, left_out, loaded["static"], say)
 
 
 def _languages(options: argparse.Namespace, say: Say) -> Section:

@@ -22,6 +22,7 @@ from benchmarks import (
     escalation_rules,
     fold_tables,
     folds,
+    labelling,
     ledger,
     logged,
     outside,
@@ -508,6 +509,7 @@ def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
     monkeypatch.setattr(caching, "measure", part("Caching"))
     monkeypatch.setattr(ledger, "measure", part("Ledger"))
     monkeypatch.setattr(client, "measure", part("Client"))
+    monkeypatch.setattr(labelling, "measure", part("Labelling"))
     monkeypatch.setattr(run, "_languages", part("Languages"))
 
     def parts(*arguments: str) -> list[str]:
@@ -515,7 +517,7 @@ def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
         return [name for name in json.loads(capsys.readouterr().out) if name != "environment"]
 
     named = ["serving", "caching", "ledger", "client", "quality", "nested folds", "escalation"]
-    assert parts() == [*named, "languages", "outside", "logged feedback"]
+    assert parts() == [*named, "languages", "outside", "logged feedback", "labelling"]
     assert parts("--folds") == ["nested folds"]
     assert parts("--only", "quality") == ["quality"]
     assert parts("--only", "outside") == ["outside"]
@@ -523,6 +525,7 @@ def test_the_whole_benchmark_has_every_part_and_folds_may_be_asked_for_alone(
     assert parts("--only", "caching") == ["caching"]
     assert parts("--only", "ledger") == ["ledger"]
     assert parts("--only", "client") == ["client"]
+    assert parts("--only", "labelling") == ["labelling"]
 
 
 def test_a_ledger_is_measured_in_each_kind_of_database() -> None:

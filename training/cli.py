@@ -12,6 +12,7 @@ from router.cli import app, emit, run
 from router.errors import InputError
 from router.outcomes import STDIN
 from training.cli_import import import_app
+from training.cli_label import label
 from training.cli_parts import JsonFlag, extra, print_json, progress, warn
 from training.cli_promote import promote
 from training.defaults import DEFAULT_CONFIDENCE, DRIFT_TOLERANCE, MAX_BAD_SHARE
@@ -20,6 +21,7 @@ data_app = typer.Typer(help="Named public outcome sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(import_app, name="import")
 app.command()(promote)
+app.command()(label)
 
 DEFAULT_DATA_FOLDER = Path("cps-router-data")
 
