@@ -192,7 +192,7 @@ class BatchJobs:
             rejects_path = self._load_again(job) if job.state == "loading" else None
             while True:
                 worker = self._worker(job)
-                if worker.once() or worker.is_blocked or not wait:
+                if worker.once() or worker.troubles.is_blocked or not wait:
                     break
                 self._say(f"waiting: {self.status(job_id).n_open:,} rows are open")
                 self._sleep(self._wait_s(job_id))
@@ -228,8 +228,10 @@ class BatchJobs:
                 f"expected a job that is done, got {job_id}, which is not: resume or cancel it "
                 "first."
             )
+        from router.ledger_batch_rows import RowStore
+
         with self._store.leased(job_id):
-            self._store.forget(job_id)
+            RowStore(self._store).forget(job_id)
 
     async def asubmit(self, source: Source, **options: Any) -> JobStatus:
         """As ``submit``, awaited."""
@@ -313,9 +315,10 @@ class BatchJobs:
     # Working
 
     def _worker(self, job: Job) -> Worker:
+        from router.batch_hand_in import Tools
         from router.batch_records import Bookkeeper
         from router.batch_rows import Rows
-        from router.batch_run import Tools, Worker
+        from router.batch_run import Worker
 
         tiers = TierSet.from_dicts(job.settings["tiers"])
         channels: dict[str, Channel] = {}
@@ -339,12 +342,18 @@ class BatchJobs:
         return Worker(self._store, job, rows, tools)
 
     def _channel(self, tier: Tier, left_s: float) -> Channel:
+        from router.ledger_batch_parts import PartStore
+
         provider = self._provider_of(tier.provider)
         at = moment(self._now_us())
-        return channel_of(tier, provider, self._book, at, left_s, self._store.durations_s)
+        return channel_of(
+            tier, provider, self._book, at, left_s, PartStore(self._store).durations_s
+        )
 
     def _wait_s(self, job_id: str) -> float:
-        next_us = self._store.next_call_us(job_id)
+        from router.ledger_batch_rows import RowStore
+
+        next_us = RowStore(self._store).next_call_us(job_id)
         if next_us is None:
             return self._poll_s
         return min(max((next_us - self._now_us()) / 1e6, 0.1), self._poll_s)
@@ -353,7 +362,7 @@ class BatchJobs:
         from router.batch_report import status_of
 
         shown = None if rejects_path is None else str(rejects_path)
-        return status_of(self._store, job_id, tuple(worker.troubles), shown)
+        return status_of(self._store, job_id, tuple(worker.troubles.sentences), shown)
 
     def _provider_of(self, provider_id: str) -> Provider:
         found = self._providers.get(provider_id)

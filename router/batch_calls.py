@@ -15,6 +15,7 @@ from router.batch_input import prompt_of
 from router.batch_records import Ending
 from router.batch_rows import Rows
 from router.errors import InputError, MissingExtraError, ProviderError
+from router.ledger_batch_rows import RowStore
 from router.ledger_batches import BatchStore, Job
 from router.providers.base import Provider
 from router.tiers import TierSet
@@ -36,14 +37,14 @@ class Calls:
         timeout_s: float,
         say: Callable[[str], object],
     ) -> None:
-        self._say = say
+        self._say, self._marks = say, RowStore(store)
         self._store, self._job, self._rows = store, job, rows
         self._provider_of, self._n_calls, self._timeout_s = provider_of, n_calls, timeout_s
         self._tiers = TierSet.from_dicts(job.settings["tiers"])
 
     def settle_lost(self) -> None:
         """End the attempts whose process died."""
-        while lost := self._store.lost_calls(self._job.job_id, _ROWS_AT_A_TIME):
+        while lost := self._marks.lost_calls(self._job.job_id, _ROWS_AT_A_TIME):
             self._rows.end(lost, lambda _: LOST, "record lost calls")
 
     def make(self) -> Counter[str]:
@@ -54,17 +55,17 @@ class Calls:
             while True:
                 if self._store.job(self._job.job_id).state == "cancelling":
                     return troubles
-                due = self._affordable(self._store.due_calls(self._job.job_id, self._n_calls))
+                due = self._affordable(self._marks.due_calls(self._job.job_id, self._n_calls))
                 if not due:
                     return troubles
                 numbers = [row["row"] for row in due]
-                self._store.mark_calling(self._job.job_id, numbers)
-                marked = self._store.lost_calls(self._job.job_id, self._n_calls)
+                self._marks.mark_calling(self._job.job_id, numbers)
+                marked = self._marks.lost_calls(self._job.job_id, self._n_calls)
                 outcomes = dict(zip(numbers, pool.map(self._call, due), strict=True))
                 unasked = [row for row, (ending, _) in outcomes.items() if ending.kind == "auth"]
                 if unasked:
                     # Nothing was asked, and the next ones would fail in the same way.
-                    self._store.unmark_calling(self._job.job_id, unasked)
+                    self._marks.unmark_calling(self._job.job_id, unasked)
                     troubles["a provider refuses the key, or has none"] += 1
                 asked = [row for row in marked if row["row"] not in unasked]
                 waits_s = {row: wait_s for row, (_, wait_s) in outcomes.items()}
@@ -76,7 +77,7 @@ class Calls:
 
     def any_later(self) -> bool:
         """Whether a row waits for its time to be called again."""
-        next_us = self._store.next_call_us(self._job.job_id)
+        next_us = self._marks.next_call_us(self._job.job_id)
         return next_us is not None and next_us > self._store.now_us()
 
     def _affordable(self, due: list[Any]) -> list[Any]:

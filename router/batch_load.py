@@ -17,6 +17,7 @@ from router.batch_channels import Channel
 from router.batch_input import InputRow, Reject, Rejects, read_rows
 from router.batch_plan import NO_TIER, Planned, Planner, expected_nanousd
 from router.errors import InputError
+from router.ledger_batch_rows import RowStore
 from router.ledger_batches import BatchStore
 from router.providers.base import Provider
 from router.providers.batching import BatchItem, BatchProvider
@@ -42,6 +43,7 @@ class Loader:
         say: Say,
     ) -> None:
         self._store, self._job_id, self._planner = store, job_id, planner
+        self._rows = RowStore(store)
         self._channels, self._provider_of, self._say = channels, provider_of, say
 
     def load(self, path: Path, rejects_beside: Path | None) -> Path | None:
@@ -74,14 +76,14 @@ class Loader:
                 rejects.append(Reject(row.line, NO_TIER, row.request_id))
             else:
                 added.append(self._stored(row, name, planned))
-        self._store.add_rows(self._job_id, added)
+        self._rows.add_rows(self._job_id, added)
         return rejects
 
     def _named(self, rows: list[InputRow]) -> tuple[list[tuple[InputRow, str]], list[Reject]]:
         """Rows with their names in the ledger, which are their own where these are free."""
         mine = f"@{self._job_id}"
         ids = [row.request_id or f"{self._job_id}-{row.line}" for row in rows]
-        taken = self._store.taken_ids([*ids, *(name + mine for name in ids)])
+        taken = self._rows.taken_ids([*ids, *(name + mine for name in ids)])
         named, rejects, here = [], [], set()
         for row, own in zip(rows, ids, strict=True):
             # Rows of this job keep what they got at an earlier reading.

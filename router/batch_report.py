@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from router.ledger_batch_parts import PartStore
+from router.ledger_batch_rows import RowStore
 from router.ledger_batches import BatchStore
 from router.ledger_rows import moment
 from router.records import NANOUSD_PER_USD
@@ -96,7 +97,7 @@ def status_of(
     rows: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     ways: dict[str, Counter[str]] = {}
-    for state, tier, is_batched, reason, n in store.counts(job_id):
+    for state, tier, is_batched, reason, n in RowStore(store).counts(job_id):
         rows[state] += n
         ways.setdefault(tier, Counter())["batch" if is_batched else "one by one"] += n
         if state == "failed":
@@ -124,7 +125,7 @@ def status_of(
 def results_of(store: BatchStore, job_id: str) -> Iterator[RowResult]:
     """Rows that have ended, in the order of the input, some in memory at a time."""
     models = {tier["name"]: tier["model"] for tier in store.job(job_id).settings["tiers"]}
-    for row in store.rows(job_id, (*_COLUMNS, "cost_nanousd", "answer"), chunk=500):
+    for row in RowStore(store).rows(job_id, (*_COLUMNS, "cost_nanousd", "answer"), chunk=500):
         if row["state"] in _FINAL:
             yield _result(row, models)
 

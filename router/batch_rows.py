@@ -8,6 +8,7 @@ from typing import Any
 from router.batch_channels import Channel
 from router.batch_records import Again, Bookkeeper, Ending
 from router.ledger_batch_parts import Part
+from router.ledger_batch_rows import RowStore
 from router.ledger_batches import BatchStore, Job
 from router.records import NANOUSD_PER_USD
 
@@ -61,14 +62,14 @@ class Rows:
             updates.append(update)
             records.append(record)
         if updates:
-            self._store.record(self._job.job_id, updates, records, name)
+            RowStore(self._store).record(self._job.job_id, updates, records, name)
 
     def left_nanousd(self) -> int | None:
         """What may still be spent, less what is expected of all under way; None without a limit."""
         if self._max_cost_usd is None:
             return None
         spent = self._store.job(self._job.job_id).spent_nanousd
-        committed = self._store.committed_nanousd(self._job.job_id)
+        committed = RowStore(self._store).committed_nanousd(self._job.job_id)
         return round(self._max_cost_usd * NANOUSD_PER_USD) - spent - committed
 
     def _again(

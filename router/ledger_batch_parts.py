@@ -12,6 +12,8 @@ from router.ledger_batches import BatchStore
 from router.ledger_tables import batch_jobs, batch_parts, batch_rows
 
 _ROWS_AT_A_TIME = 1000
+# Of a provider's past batches: so many of the latest are looked at.
+_HISTORY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,19 @@ class PartStore:
         with self._engine.reading() as connection:
             found = connection.execute(query.where(b.state == "parted")).mappings()
             return {row["row"]: row for row in found}
+
+    def durations_s(self, provider: str) -> list[float]:
+        """Seconds that a provider's latest batches took; those that expired count too."""
+        p = batch_parts.c
+        query = (
+            sa.select(p.ended_us - p.handed_in_us)
+            .where((p.provider == provider) & p.ended_us.is_not(None))
+            .where(p.outcome.in_(("ended", "expired")) & p.handed_in_us.is_not(None))
+            .order_by(p.ended_us.desc())
+            .limit(_HISTORY)
+        )
+        with self._engine.reading() as connection:
+            return [us / 1e6 for us in connection.scalars(query)]
 
     def _ordered(self, where: Any, limit: int | None, *columns: Any) -> Iterator[Any]:
         b = batch_rows.c

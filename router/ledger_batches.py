@@ -18,23 +18,12 @@ import sqlalchemy as sa
 from router.errors import InputError, LedgerError
 from router.lease import Holder
 from router.ledger import Ledger
-from router.ledger_statements import _insert, upsert_attempts, upsert_requests
-from router.ledger_tables import batch_jobs, batch_parts, batch_rows, requests
+from router.ledger_statements import _insert
+from router.ledger_tables import batch_jobs, batch_rows
 
 Row = dict[str, Any]
 
 _OPEN_ROWS = ("waiting", "parted", "calling")
-_IDS_AT_A_TIME = 500
-# Of a provider's past batches: so many of the latest are looked at.
-_HISTORY = 200
-
-_ENDED = ("state", "reason", "answer", "part", "batched", "not_before_us", "attempts")
-_END_ROW = (
-    batch_rows.update()
-    .where(batch_rows.c.job_id == sa.bindparam("of_job"))
-    .where(batch_rows.c.row == sa.bindparam("new_row"))
-    .values({name: sa.bindparam(f"new_{name}") for name in (*_ENDED, "cost_nanousd")})
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +77,7 @@ class BatchStore:
             "lease_until_us": 0,
         }
         with self._writing("add job") as connection:
-            _insert_new(connection, batch_jobs, [values])
+            insert_new(connection, batch_jobs, [values])
         return self.job(job_id)
 
     def job(self, job_id: str) -> Job:
@@ -111,7 +100,7 @@ class BatchStore:
     def set_job(self, job_id: str, state: str, name: str) -> None:
         """Move a job to another state."""
         with self.held(job_id, name) as connection:
-            _set_job(connection, job_id, state=state)
+            set_job(connection, job_id, state=state)
 
     def ask_to_cancel(self, job_id: str) -> None:
         """Note that a job is to end, whoever works on it."""
@@ -142,7 +131,7 @@ class BatchStore:
             state = connection.scalar(
                 sa.select(batch_jobs.c.state).where(batch_jobs.c.job_id == job_id)
             )
-            _set_job(
+            set_job(
                 connection,
                 job_id,
                 state="open" if state == "loading" else state,
@@ -186,7 +175,7 @@ class BatchStore:
                     "it, or end it."
                 )
             until_us = now_us + self.holder.lease_us
-            _set_job(connection, job_id, lease_owner=self.holder.name, lease_until_us=until_us)
+            set_job(connection, job_id, lease_owner=self.holder.name, lease_until_us=until_us)
 
     @contextmanager
     def held(self, job_id: str, name: str) -> Iterator[sa.Connection]:
@@ -216,187 +205,16 @@ class BatchStore:
             yield connection
         self._trace(f"after {name}")
 
-    # Rows
 
-    def taken_ids(self, ids: Sequence[str]) -> dict[str, tuple[str | None, int]]:
-        """Which names are in the ledger: by name, the job and row that have it, if it is a row."""
-        taken: dict[str, tuple[str | None, int]] = {}
-        b, r = batch_rows.c, requests.c
-        with self._engine.reading() as connection:
-            for start in range(0, len(ids), _IDS_AT_A_TIME):
-                some = ids[start : start + _IDS_AT_A_TIME]
-                known = sa.select(r.request_id).where(r.request_id.in_(some))
-                taken |= dict.fromkeys(connection.scalars(known), (None, 0))
-                rows = sa.select(b.ledger_id, b.job_id, b.row).where(b.ledger_id.in_(some))
-                taken |= {name: (job, row) for name, job, row in connection.execute(rows)}
-        return taken
-
-    def add_rows(self, job_id: str, rows: Sequence[Row]) -> None:
-        """Add rows; those that are there already stay as they are."""
-        if rows:
-            with self.held(job_id, "add rows") as connection:
-                _insert_new(connection, batch_rows, rows)
-
-    def rows(
-        self, job_id: str, columns: Sequence[str], where: Any = None, *, chunk: int = 1000
-    ) -> Iterator[Any]:
-        """Rows in the order of the input, ``chunk`` of them in memory."""
-        last = 0
-        fields = [batch_rows.c[name] for name in dict.fromkeys(("row", *columns))]
-        while True:
-            query = (
-                sa.select(*fields)
-                .where((batch_rows.c.job_id == job_id) & (batch_rows.c.row > last))
-                .order_by(batch_rows.c.row)
-                .limit(chunk)
-            )
-            if where is not None:
-                query = query.where(where)
-            with self._engine.reading() as connection:
-                found = connection.execute(query).mappings().all()
-            yield from found
-            if len(found) < chunk:
-                return
-            last = found[-1]["row"]
-
-    def due_calls(self, job_id: str, limit: int) -> list[Any]:
-        """Rows to be called now, those that were being called when a process died first."""
-        b = batch_rows.c
-        waiting = (b.state == "waiting") & ~b.batched & (b.not_before_us <= self.now_us())
-        query = sa.select(batch_rows).where((b.job_id == job_id) & waiting)
-        with self._engine.reading() as connection:
-            return list(
-                connection.execute(query.order_by(b.order_key, b.row).limit(limit)).mappings()
-            )
-
-    def lost_calls(self, job_id: str, limit: int) -> list[Any]:
-        """Rows whose call was under way when a process died."""
-        b = batch_rows.c
-        query = sa.select(batch_rows).where((b.job_id == job_id) & (b.state == "calling"))
-        with self._engine.reading() as connection:
-            return list(connection.execute(query.order_by(b.row).limit(limit)).mappings())
-
-    def mark_calling(self, job_id: str, rows: Sequence[int]) -> None:
-        """Note that rows are about to be called."""
-        b = batch_rows.c
-        with self.held(job_id, "mark calling") as connection:
-            connection.execute(
-                batch_rows.update()
-                .where((b.job_id == job_id) & b.row.in_(rows) & (b.state == "waiting"))
-                .values(state="calling", called_us=self.now_us())
-            )
-
-    def unmark_calling(self, job_id: str, rows: Sequence[int]) -> None:
-        """Note that rows were not called after all."""
-        b = batch_rows.c
-        with self.held(job_id, "unmark calling") as connection:
-            connection.execute(
-                batch_rows.update()
-                .where((b.job_id == job_id) & b.row.in_(rows) & (b.state == "calling"))
-                .values(state="waiting", called_us=None)
-            )
-
-    def next_call_us(self, job_id: str) -> int | None:
-        """When the first of the rows that wait to be called may be; None where none waits."""
-        b = batch_rows.c
-        waiting = (b.job_id == job_id) & (b.state == "waiting") & ~b.batched
-        with self._engine.reading() as connection:
-            found: int | None = connection.scalar(
-                sa.select(sa.func.min(b.not_before_us)).where(waiting)
-            )
-        return found
-
-    def record(self, job_id: str, updates: Sequence[Row], records: Sequence[Any], name: str) -> int:
-        """Write what became of rows, and their requests and attempts, in one transaction.
-
-        Each update has ``row``, ``expected_state`` and the new values; ``spent_nanousd`` and
-        ``unknown`` go to the job. A row that is in another state by now is passed over, with its
-        records. Returns how many were written.
-        """
-        b = batch_rows.c
-        with self.held(job_id, name) as connection:
-            numbers = [update["row"] for update in updates]
-            query = sa.select(b.row, b.state).where((b.job_id == job_id) & b.row.in_(numbers))
-            states = {found.row: found.state for found in connection.execute(query)}
-            pairs = [
-                (update, record)
-                for update, record in zip(updates, records, strict=True)
-                if states.get(update["row"]) == update["expected_state"]
-            ]
-            if not pairs:
-                return 0
-            values = [{f"new_{key}": value for key, value in u.items()} for u, _ in pairs]
-            connection.execute(_END_ROW, [{"of_job": job_id, **each} for each in values])
-            _set_job(
-                connection,
-                job_id,
-                spent_nanousd=batch_jobs.c.spent_nanousd
-                + sum(u["spent_nanousd"] for u, _ in pairs),
-                n_unknown_cost=batch_jobs.c.n_unknown_cost + sum(u["unknown"] for u, _ in pairs),
-            )
-            # In one order, as the ledger writes them.
-            written = sorted((r for _, r in pairs), key=lambda r: str(r[0]["request_id"]))
-            upsert_requests(connection, [request for request, _ in written])
-            upsert_attempts(connection, [row for _, its in written for row in its])
-        return len(pairs)
-
-    def fail_waiting(self, job_id: str, reason: str, where: Any = None) -> None:
-        """Rows that wait are given up, for a reason."""
-        b = batch_rows.c
-        chosen = (b.job_id == job_id) & (b.state == "waiting")
-        with self.held(job_id, "give up") as connection:
-            connection.execute(
-                batch_rows.update()
-                .where(chosen if where is None else chosen & where)
-                .values(state="failed", reason=reason)
-            )
-
-    def forget(self, job_id: str) -> None:
-        """Erase prompts, decisions and answers of a job."""
-        with self.held(job_id, "forget") as connection:
-            connection.execute(
-                batch_rows.update()
-                .where(batch_rows.c.job_id == job_id)
-                .values(prompt=None, decision=None, answer=None)
-            )
-
-    def committed_nanousd(self, job_id: str) -> int:
-        """What is expected of the rows that are with a provider now."""
-        b = batch_rows.c
-        under_way = b.state.in_(("parted", "calling"))
-        query = sa.select(sa.func.sum(b.expected_nanousd)).where((b.job_id == job_id) & under_way)
-        with self._engine.reading() as connection:
-            return int(connection.scalar(query) or 0)
-
-    def counts(self, job_id: str) -> list[tuple[str, str, bool, str | None, int]]:
-        """State, tier, whether batched, reason, and how many rows are so."""
-        b = batch_rows.c
-        keys = (b.state, b.tier, b.batched, b.reason)
-        query = sa.select(*keys, sa.func.count()).where(b.job_id == job_id).group_by(*keys)
-        with self._engine.reading() as connection:
-            return [tuple(row) for row in connection.execute(query.order_by(*keys))]
-
-    def durations_s(self, provider: str) -> list[float]:
-        """Seconds that a provider's latest batches took; those that expired count too."""
-        p = batch_parts.c
-        query = (
-            sa.select(p.ended_us - p.handed_in_us)
-            .where((p.provider == provider) & p.ended_us.is_not(None))
-            .where(p.outcome.in_(("ended", "expired")) & p.handed_in_us.is_not(None))
-            .order_by(p.ended_us.desc())
-            .limit(_HISTORY)
-        )
-        with self._engine.reading() as connection:
-            return [us / 1e6 for us in connection.scalars(query)]
-
-
-def _insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Insert rows; those that are there already stay as they are."""
     insert = _insert(connection.dialect.name, table)
     keys = [column.name for column in table.primary_key]
     connection.execute(insert.on_conflict_do_nothing(index_elements=keys), rows)
 
 
-def _set_job(connection: sa.Connection, job_id: str, **values: Any) -> None:
+def set_job(connection: sa.Connection, job_id: str, **values: Any) -> None:
+    """Change a job, within a write that is under way."""
     connection.execute(batch_jobs.update().where(batch_jobs.c.job_id == job_id).values(**values))
 
 

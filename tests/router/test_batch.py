@@ -260,7 +260,7 @@ def test_a_batch_that_is_somebody_elses_is_given_up_and_ours_is_handed_in(lite: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provider, "find_batch", lambda key, custom_ids, *, since: other)
         found = jobs.resume(job.job_id)
-        assert found.batches == {"running": 1} and found.rows == {"parted": 3}
+        assert found.batches == {"handing-in": 1} and found.rows == {"parted": 3}
     lite.clock.sleep(100)
     done = jobs.resume(job.job_id, wait=True)
     assert done.rows == {"answered": 3} and done.n_unknown_cost == 0
