@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__ resolves the names
+    from router.batch import BatchJobs
     from router.cache_state import CacheState
     from router.client import RoutedClient
     from router.cps import CpsTracker, cost_per_success
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArtifactError",
     "AsyncReplyStream",
+    "BatchJobs",
     "CacheState",
     "CostLimitError",
     "CpsRouterError",
@@ -82,6 +84,7 @@ __all__ = [
 ]
 
 _NAMES_BY_MODULE = {
+    "batch": ("BatchJobs",),
     "cache_state": ("CacheState",),
     "client": ("RoutedClient",),
     "cps": ("CpsTracker", "cost_per_success"),

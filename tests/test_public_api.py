@@ -17,6 +17,7 @@ import training
 ROUTER = [
     "ArtifactError",
     "AsyncReplyStream",
+    "BatchJobs",
     "CacheState",
     "CostLimitError",
     "CpsRouterError",
@@ -75,6 +76,13 @@ ARGUMENTS = {
         "Router.sharing": "self cache_state",
         "KeywordRouter.route": "self query * request_id shadow",
         "KeywordRouter.route_many": "self queries request_ids * shadow",
+    },
+    "router.batch": {
+        "BatchJobs.submit": "self source * tier deadline_s max_cost_usd max_attempts name",
+        "BatchJobs.status": "self job_id",
+        "BatchJobs.results": "self job_id",
+        "BatchJobs.resume": "self job_id * wait",
+        "BatchJobs.cancel": "self job_id",
     },
     "router.client": {
         "RoutedClient": "router * tiers providers ledger verifier max_cost_usd price_book "
