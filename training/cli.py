@@ -1,8 +1,7 @@
-"""The training side of the command line: train, evaluate, promote, data, import; ``cps-router``."""
+"""The training side of ``cps-router``: train, evaluate, compare, promote, label, data, import."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,15 +10,18 @@ import typer
 from router.cli import app, emit, run
 from router.errors import InputError
 from router.outcomes import STDIN
+from training.cli_compare import compare
 from training.cli_import import import_app
 from training.cli_label import label
 from training.cli_parts import JsonFlag, extra, print_json, progress, warn
 from training.cli_promote import promote
+from training.cli_report import check_report_options, command_of, save_report, texts_of
 from training.defaults import DEFAULT_CONFIDENCE, DRIFT_TOLERANCE, MAX_BAD_SHARE
 
 data_app = typer.Typer(help="Named public outcome sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(import_app, name="import")
+app.command()(compare)
 app.command()(promote)
 app.command()(label)
 
@@ -149,8 +151,25 @@ def evaluate(
     max_bad_share: MaxBadShare = MAX_BAD_SHARE,
     success_threshold: SuccessThreshold = None,
     report: Annotated[
-        Path | None, typer.Option(help="Folder to write the report to: report.json and report.txt.")
+        Path | None,
+        typer.Option(
+            help="Folder to write the report to: report.html, report.json and report.txt."
+        ),
     ] = None,
+    requests_per_month: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Your traffic, for the report's dollars per month. [default: 100000]"
+        ),
+    ] = None,
+    show_queries: Annotated[
+        bool,
+        typer.Option(
+            "--show-queries",
+            help="Show in the report the texts on which the router was most wrong. "
+            "[default: their ids alone]",
+        ),
+    ] = False,
     since: Annotated[
         str | None,
         typer.Option(
@@ -165,6 +184,9 @@ def evaluate(
             f"drift; five times that for costs. [default: {DRIFT_TOLERANCE}]"
         ),
     ] = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow/--no-mlflow", help="Log the report to MLflow.")
+    ] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Cost per success of every tier, of the router and of what it must beat; and a verdict.
@@ -174,6 +196,9 @@ def evaluate(
     A file in which more requests have a single tier's outcome than every tier's is a log. What
     other choices would have done is then estimated from their propensities, or refused where the
     log cannot tell.
+
+    With --report a page is written that shows all of it, and more: groups of queries, other success
+    floors, a month's dollars. It is one file, opens from disk and asks for nothing.
 
     With --since recent rows are compared with what training expected. The verdict: RETRAIN if the
     queries have changed (the router's share per tier, or more of them out of distribution) or the
@@ -188,9 +213,11 @@ def evaluate(
             f"expected --since with --tolerance {tolerance:g}, got none: say since when to look "
             "for drift."
         )
+    check_report_options(report, since, show_queries, requests_per_month)
     with extra("train"):
         from router.routing import Router
         from router.tiers import TierSet
+        from training.details import DEFAULT_REQUESTS_PER_MONTH, Asked
         from training.evaluate import evaluate as run_evaluation
         from training.evaluate_logged import evaluate_logged, is_logged
         from training.logged_text import logged_text
@@ -199,6 +226,27 @@ def evaluate(
         from training.recent import check_since
 
         check_since(since)
+    details = None
+    if report is not None and since is None:
+        options = [
+            ("--tiers", None if tiers is None else tiers.name),
+            ("--confidence", confidence),
+            ("--seed", seed),
+            ("--max-bad-share", None if max_bad_share == MAX_BAD_SHARE else max_bad_share),
+            ("--success-threshold", success_threshold),
+            ("--requests-per-month", requests_per_month),
+            ("--show-queries", show_queries),
+            ("--report", report.name or report),
+        ]
+        name = "-" if outcomes == STDIN else outcomes.name
+        details = Asked(
+            requests_per_month or DEFAULT_REQUESTS_PER_MONTH, command_of(artifact, name, options)
+        )
+        if mlflow:
+            from training.experiment import tracking_store
+
+            # Before the work, which may take minutes.
+            tracking_store()
     router = Router.load(None if artifact == "default" else artifact)
     with progress() as say:
         tier_set = router.tiers if tiers is None else TierSet.from_toml(tiers)
@@ -226,30 +274,23 @@ def evaluate(
             run_kind: Any = evaluate_logged if logged else run_evaluation
             text_of = logged_text if logged else report_text
             result = run_kind(
-                router, table, confidence=confidence, seed=seed, on_progress=on_progress
+                router,
+                table,
+                confidence=confidence,
+                seed=seed,
+                details=details,
+                on_progress=on_progress,
             )
+        text = text_of(result)
+        if report is not None:
+            texts = texts_of(table) if show_queries else None
+            save_report(report, result.to_dict(), text, texts=texts, track=mlflow, say=say)
     for warning in table.report.warnings():
         warn(warning)
-    text = text_of(result)
-    if report is not None:
-        _write_report(report, result, text)
     if as_json:
         print_json(result.to_dict())
     else:
         emit(text)
-
-
-def _write_report(folder: Path, result: Any, text: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        as_json = json.dumps(result.to_dict(), indent=1, allow_nan=False)
-        (folder / "report.json").write_text(as_json + "\n", encoding="utf-8")
-        (folder / "report.txt").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"expected to write the report to {folder}, got {error.strerror or 'an error'}: "
-            "choose another folder."
-        ) from None
 
 
 @data_app.command("list")

@@ -94,7 +94,7 @@ def compare(
         name: (drawn[:, 2 * n_tiers + 2 * i], drawn[:, 2 * n_tiers + 2 * i + 1])
         for i, name in enumerate(played)
     }
-    ratios, mix_drawn = _resampled_mixes(own["router"], tier_drawn)
+    ratios, mix_drawn = resampled_mixes(own["router"], tier_drawn)
     replicates: dict[str, tuple[FloatArray, FloatArray]] = {}
     policies: dict[str, PolicyResult] = {}
 
@@ -138,7 +138,7 @@ def compare(
     return Comparison(policies, ratio, interval(ratios), replicates, confidence)
 
 
-def _resampled_mixes(
+def resampled_mixes(
     router: tuple[FloatArray, FloatArray], tiers: tuple[FloatArray, FloatArray]
 ) -> tuple[FloatArray, tuple[FloatArray, FloatArray]]:
     """In every resample the mix at the router's success rate there: ratio, (cost, success)."""
