@@ -30,6 +30,8 @@ _NOT_SENT = {
     *("ProxyError", "LocalProtocolError"),
 }
 _TIMEOUTS = {"APITimeoutError", "TimeoutException", "TimeoutError"}
+# A time-out at the provider, or at who stands before it: the model may have worked all the while.
+_TIMEOUT_STATUSES = (408, 504, 524)
 _NETWORK = {"APIConnectionError", "TransportError", "OSError", "StreamError"}
 # Types that an error event in the middle of a stream may have.
 _KIND_OF_EVENT: dict[str, FailureKind] = {
@@ -69,9 +71,11 @@ def failure(
     if isinstance(error, CutError):
         kind, what, billed = "cut", "a stream that ended in the middle", True
     elif status is not None:
-        kind, what, billed = kind_of_status(status), f"HTTP {status}", streaming
+        kind, what = kind_of_status(status), f"HTTP {status}"
+        billed = streaming or kind == "timeout"
     elif (event := _event_type(error)) in _KIND_OF_EVENT:
-        kind, what, billed = _KIND_OF_EVENT[event], "an error instead of an answer", streaming
+        kind, what = _KIND_OF_EVENT[event], "an error instead of an answer"
+        billed = streaming or kind == "timeout"
     elif names & _TIMEOUTS:
         kind, what, billed = "timeout", "no answer in time", sent
     elif names & _NETWORK and streaming:
@@ -97,12 +101,12 @@ def failure(
 def kind_of_status(status: int) -> FailureKind:
     """What an HTTP status of 400 or more means for the caller.
 
-    >>> kind_of_status(529), kind_of_status(422), kind_of_status(403)
-    ('outage', 'refused', 'auth')
+    >>> kind_of_status(529), kind_of_status(422), kind_of_status(403), kind_of_status(504)
+    ('outage', 'refused', 'auth', 'timeout')
     """
     if status == 429:
         return "rate-limit"
-    if status == 408:
+    if status in _TIMEOUT_STATUSES:
         return "timeout"
     if status in (401, 403):
         return "auth"
