@@ -8,8 +8,9 @@ be dead on this machine.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,9 +150,14 @@ class BatchStore:
             LedgerError: somebody else holds it.
         """
         self._take(job_id)
+        over = threading.Event()
+        beat = threading.Thread(target=self.renew_until, args=(job_id, over.wait), daemon=True)
+        beat.start()
         try:
             yield
         finally:
+            over.set()
+            beat.join()
             c = batch_jobs.c
             with self._writing("give lease back") as connection:
                 connection.execute(
@@ -159,6 +165,13 @@ class BatchStore:
                     .where((c.job_id == job_id) & (c.lease_owner == self.holder.name))
                     .values(lease_owner=None, lease_until_us=0)
                 )
+
+    def renew_until(self, job_id: str, wait: Callable[[float], bool]) -> None:
+        """Renew the lease again and again while one step takes long, as a large upload may."""
+        while not wait(self.holder.lease_s / 3):
+            # Where it cannot be renewed, or is lost, the next step of the work says so.
+            with suppress(LedgerError), self.held(job_id, "renew lease"):
+                pass
 
     def _take(self, job_id: str) -> None:
         c = batch_jobs.c

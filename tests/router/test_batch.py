@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,8 @@ from router.batch_report import JobStatus, RowResult
 from router.errors import InputError
 from router.ledger import Ledger
 from router.ledger_report import report
-from router.providers.base import Prompt
-from router.providers.batching import BatchItem, BatchLimits
+from router.providers.base import Answer, Prompt
+from router.providers.batching import BatchItem, BatchLimits, BatchResult, BatchStatus
 from router.tiers import Tier, TierSet
 from tests.batches import (
     BATCH_PRICES,
@@ -560,3 +561,48 @@ def test_input_that_was_not_read_to_its_end_is_read_again(lite: Setting) -> None
     assert lite.jobs().resume(job.job_id, wait=True).rows == {"answered": 3}
     assert lite.provider.handed_in.total() == 3
     assert job.created == NOON
+
+
+class Counts(Batches):
+    """Keeps no prompts, and gives long answers."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ids: dict[str, list[str]] = {}
+
+    def submit_batch(self, model: str, items: Any, *, key: str) -> str:
+        self.ids[key] = [item.custom_id for item in items]
+        return key
+
+    def batch_status(self, batch_id: str) -> BatchStatus:
+        return BatchStatus("ended")
+
+    def batch_results(self, batch_id: str) -> Iterator[BatchResult]:
+        for name in self.ids[batch_id]:
+            yield BatchResult(name, Answer("y" * 5000, USAGE))
+
+
+def peak_bytes(folder: Path, n: int) -> int:
+    """The most memory that a job of so many rows takes, from reading it to its results."""
+    folder.mkdir()
+    path = folder / "in.jsonl"
+    with path.open("w") as file:
+        for i in range(n):
+            file.write(json.dumps({"query": f"{i}" + "x" * 5000}) + "\n")
+    provider = Counts(folder / "provider")
+    provider.batch_limits = BatchLimits(10**6, 10**9)
+    with Ledger(folder / "ledger.db") as ledger:
+        jobs = BatchJobs(ledger, tiers=TIERS, providers={"fake": provider})
+        tracemalloc.start()
+        job = jobs.submit(path, tier="small")
+        assert jobs.resume(job.job_id, wait=True).rows == {"answered": n}
+        assert sum(1 for _ in jobs.results(job.job_id)) == n
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return peak
+
+
+def test_more_rows_do_not_take_more_memory(tmp_path: Path) -> None:
+    small, large = peak_bytes(tmp_path / "small", 550), peak_bytes(tmp_path / "large", 1100)
+    # Of 550 rows more, prompts and answers are 5.5 MB: only names and numbers may grow.
+    assert large - small < 1_000_000, (small, large)
