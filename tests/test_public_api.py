@@ -54,7 +54,7 @@ ROUTER = [
 TRAINING = {
     "training.datasets": ["DATASETS", "FetchedDataset", "fetch"],
     "training.evaluate": ["Report", "evaluate"],
-    "training.experiment": ["RunInfo", "log_training", "tracking_store"],
+    "training.experiment": ["RunInfo", "log_evaluation", "log_training", "tracking_store"],
     "training.pipeline": ["TrainResult", "train"],
     "training.search": ["Objective"],
     "training.split": ["SplitMasks", "split_table"],
@@ -73,7 +73,7 @@ ARGUMENTS = {
         "Exploration": "epsilon kind margin strength seed",
         "Router.plan": "self query * success_value_usd miss_rate false_alarm_rate exclude "
         "context_tokens needs session prefix_tokens prefix",
-        "Router.sharing": "self cache_state",
+        "Router.sharing": "self cache_state price_book",
         "KeywordRouter.route": "self query * request_id shadow",
         "KeywordRouter.route_many": "self queries request_ids * shadow",
     },
@@ -106,7 +106,7 @@ ARGUMENTS = {
     },
     "training.datasets": {"fetch": "name dest * on_progress download"},
     "training.evaluate": {
-        "evaluate": "router table * confidence n_bootstrap seed on_progress",
+        "evaluate": "router table * confidence n_bootstrap seed details on_progress",
     },
     "training.pipeline": {
         "train": "table out * objective confidence embedder estimator safe_tier warm_start "

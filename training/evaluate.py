@@ -8,7 +8,7 @@ comes from the artifact, before an outcome is looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from router.stored_query import Query
 from training import baselines, metrics
 from training.comparison import Played, compare
 from training.defaults import DEFAULT_CONFIDENCE
+from training.details import Asked, Known, details_of
 from training.results import Counts, FloorResult, PolicyResult, Report, TierResult
 from training.split import query_hashes
 from training.table import OutcomeTable
@@ -50,6 +51,7 @@ def evaluate(
     confidence: float = DEFAULT_CONFIDENCE,
     n_bootstrap: int = 1000,
     seed: int = 0,
+    details: Asked | None = None,
     on_progress: Progress | None = None,
 ) -> Report:
     """Compare the router with every single tier, the random mix, the keyword rule and the oracle.
@@ -65,6 +67,7 @@ def evaluate(
         confidence: Level of the intervals and of the verdict.
         n_bootstrap: Resamples for the intervals; 0 for no intervals.
         seed: Of the resamples and of the verdict's shuffle.
+        details: Look closer too: groups, floors and all else that the report shows.
         on_progress: Called with a stage ("predict", "resample"), requests done, and of how many.
 
     Raises:
@@ -108,7 +111,7 @@ def evaluate(
     curve = metrics.frontier(predicted.p_success, predicted.cost_usd, success, cost)
     tier_costs, tier_rates = metrics.tier_means(cost), metrics.tier_means(success)
     cost_range = (float(tier_costs.min()), float(tier_costs.max()))
-    return Report(
+    report = Report(
         artifact_id=router.artifact_id,
         data=Path(table.report.path).name,
         confidence=confidence,
@@ -131,6 +134,25 @@ def evaluate(
         floor=floor,
         verdict=_verdict(router, known, played["router"], cost, success, confidence, seed),
     )
+    if details is None:
+        return report
+    found = details_of(
+        router,
+        table.take(rows),
+        details,
+        predicted=predicted,
+        dist=dist,
+        success=success,
+        cost_usd=cost,
+        known=Known(known.success, known.cost_usd, known.dist),
+        policies=compared.policies,
+        savings={name: compared.saving(name) for name in compared.policies if name != "router"},
+        confidence=confidence,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        progress=progress,
+    )
+    return replace(report, details=found)
 
 
 @dataclass(frozen=True, slots=True)

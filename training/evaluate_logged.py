@@ -22,6 +22,7 @@ from router.errors import InputError
 from router.keyword import KeywordRouter
 from training import baselines, metrics
 from training.defaults import DEFAULT_CONFIDENCE
+from training.details import Asked, logged_details_of
 from training.evaluate import Progress, predict_all, tier_columns, untrained_rows
 from training.importance import Logged
 from training.intervals import likelihood_interval
@@ -82,6 +83,7 @@ def evaluate_logged(
     *,
     confidence: float = DEFAULT_CONFIDENCE,
     seed: int = 0,
+    details: Asked | None = None,
     on_progress: Progress | None = None,
 ) -> LoggedReport:
     """Estimate what the router, every single tier and the keyword rule would do on a log.
@@ -95,6 +97,7 @@ def evaluate_logged(
         table: Outcomes, with propensities where the log has them.
         confidence: Level of the intervals and of the verdict.
         seed: Of the folds and of the shuffles that the bounds need.
+        details: Look closer too: floors and all else that the report shows.
         on_progress: Called with a stage, requests done, and of how many.
 
     Raises:
@@ -182,6 +185,13 @@ def evaluate_logged(
         confidence=confidence,
         seed=seed,
     )
+    saved = _saved(policies["router"].evaluation, dist, policy, q, confidence)
+    closer = None
+    if details is not None:
+        values = {name: played.headline for name, played in policies.items()}
+        closer = logged_details_of(
+            router, table.take(rows), details, predicted, values, saved, progress
+        )
     return LoggedReport(
         artifact_id=router.artifact_id,
         data=Path(table.report.path).name,
@@ -193,9 +203,10 @@ def evaluate_logged(
         tiers=_served(names, logged),
         overlap=dict(zip(names, overlap_table(logged, len(names), policy.supported), strict=True)),
         policies=policies,
-        saved=_saved(policies["router"].evaluation, dist, policy, q, confidence),
+        saved=saved,
         notes=_notes(counts),
         verdict=verdict,
+        details=closer,
     )
 
 

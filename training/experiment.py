@@ -37,7 +37,7 @@ from router.errors import CpsRouterError, InputError, MissingExtraError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["RunInfo", "log_training", "tracking_store"]
+__all__ = ["RunInfo", "log_evaluation", "log_training", "tracking_store"]
 
 DEFAULT_EXPERIMENT = "cps-router"
 DEFAULT_DATABASE = "mlflow.db"
@@ -75,7 +75,7 @@ def tracking_store() -> str:
     folder.
     """
     if importlib.util.find_spec("mlflow") is None:
-        raise MissingExtraError("mlflow", "train", "logging the training run (or use --no-mlflow)")
+        raise MissingExtraError("mlflow", "train", "logging the run (or use --no-mlflow)")
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_DATABASE}"
     if uri.startswith("sqlite:///") and not uri.startswith(("sqlite:////", "sqlite:///:memory:")):
         return f"sqlite:///{Path.cwd() / uri.removeprefix('sqlite:///')}"
@@ -154,26 +154,86 @@ def log_training(
             f"expected the saved artifact in {artifact_dir}, got no such folder: save it before "
             "the run is logged."
         )
+    artifact_id = str(manifest.get("artifact_id", ""))
+    tags = _tags("train", artifact_id, dataset_fingerprint, metrics)
+    done = f"the artifact is written to {artifact_dir}"
+    with _new_run(uri, artifact_id or None, tags, done) as (client, info):
+        _log_numbers(client, info.run_id, parameters, metrics)
+        _log_dataset(client, info.run_id, dataset_name, dataset_fingerprint, profile, "training")
+        client.log_artifacts(info.run_id, str(artifact_dir), "artifact")
+        client.log_dict(info.run_id, dict(manifest), "manifest.json")
+        if floor_menu:
+            client.log_table(info.run_id, _columns(floor_menu), "floor_menu.json")
+    return info
+
+
+def log_evaluation(facts: Mapping[str, Any], files: Mapping[str, str], folder: Path) -> RunInfo:
+    """Log an evaluation and its report, which is already written to ``folder``.
+
+    Args:
+        facts: the evaluation's JSON, with its details.
+        files: the report's files by name, without query texts; logged under ``report``.
+        folder: where the user has them, for the message where logging fails.
+
+    Raises:
+        MissingExtraError: mlflow is not installed.
+        InputError: the store is a folder.
+        CpsRouterError: the store could not be reached or written; the report is not affected.
+    """
+    uri = tracking_store()
+    metrics = {}
+    for name, policy in facts["policies"].items():
+        for key in ("success_rate", "cost_usd_per_request", "cps_usd"):
+            if policy[key] is not None:
+                metrics[f"{name}.{key}"] = policy[key]
+            elif policy["cps_is_infinite"]:
+                metrics[f"{name}.{key}"] = math.inf
+    if facts.get("mix_ratio") is not None:
+        metrics["mix_ratio"] = facts["mix_ratio"]
+    parameters = {
+        "data": facts["data"],
+        "n_requests": facts["n_requests"],
+        "confidence": facts["confidence"],
+        "seed": facts["seed"],
+        "verdict": facts["verdict"]["label"],
+    }
+    data = facts["details"]["data"]
+    artifact_id, fingerprint = str(facts["artifact_id"]), str(data["fingerprint"])
+    tags = _tags("evaluate", artifact_id, fingerprint, metrics)
+    tags["verdict"] = _cut(facts["verdict"]["sentence"])
+    profile = _numeric_profile(
+        {name: value for name, value in data["read"].items() if name.startswith("n_")}
+    )
+    done = f"the report is written to {folder}"
+    with _new_run(uri, f"evaluate {artifact_id}", tags, done) as (client, info):
+        _log_numbers(client, info.run_id, parameters, metrics)
+        _log_dataset(client, info.run_id, facts["data"], fingerprint, profile, "evaluation")
+        for name, text in files.items():
+            client.log_text(info.run_id, text, f"report/{name}")
+    return info
+
+
+@contextlib.contextmanager
+def _new_run(
+    uri: str, name: str | None, tags: Mapping[str, str], done: str
+) -> Iterator[tuple[MlflowClient, RunInfo]]:
+    """A run that ends with the block: finished, or failed where the block did.
+
+    ``done`` says what the user has whatever becomes of the run.
+    """
     with quiet():
         try:
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=uri)
             experiment_id = experiment_id_of(client, uri)
-            artifact_id = str(manifest.get("artifact_id", ""))
-            run = client.create_run(
-                experiment_id,
-                run_name=artifact_id or None,
-                tags=_tags(artifact_id, dataset_fingerprint, metrics),
-            )
+            run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
             run_id = str(run.info.run_id)
             try:
-                _log_numbers(client, run_id, parameters, metrics)
-                _log_dataset(client, run_id, dataset_name, dataset_fingerprint, profile)
-                client.log_artifacts(run_id, str(artifact_dir), "artifact")
-                client.log_dict(run_id, dict(manifest), "manifest.json")
-                if floor_menu:
-                    client.log_table(run_id, _columns(floor_menu), "floor_menu.json")
+                yield (
+                    client,
+                    RunInfo(run_id, masked(uri), _ui_command(uri, experiment_id, run_id)),
+                )
             except BaseException:
                 # Interrupted or refused: a run left "running" for ever would be a lie.
                 with contextlib.suppress(Exception):
@@ -182,13 +242,11 @@ def log_training(
             client.set_terminated(run_id)
         except Exception as error:
             # Whatever a store raises (MLflow's, SQLAlchemy's, requests', the system's errors) means
-            # the same thing to the user, and none of it may cost them the trained artifact.
+            # the same thing to the user, and none of it may cost them what was made.
             raise CpsRouterError(
-                f"the artifact is written to {artifact_dir}, but the run could not be logged to "
-                f"{masked(uri)}, got {reason_of(error)}: check MLFLOW_TRACKING_URI, or use "
-                "--no-mlflow."
+                f"{done}, but the run could not be logged to {masked(uri)}, got "
+                f"{reason_of(error)}: check MLFLOW_TRACKING_URI, or use --no-mlflow."
             ) from error
-    return RunInfo(run_id, masked(uri), _ui_command(uri, str(experiment_id), run_id))
 
 
 def experiment_id_of(client: MlflowClient, uri: str) -> str:
@@ -211,11 +269,13 @@ def experiment_id_of(client: MlflowClient, uri: str) -> str:
     return str(experiment.experiment_id)
 
 
-def _tags(artifact_id: str, fingerprint: str, metrics: Mapping[str, float]) -> dict[str, str]:
+def _tags(
+    command: str, artifact_id: str, fingerprint: str, metrics: Mapping[str, float]
+) -> dict[str, str]:
     tags = {
         "artifact_id": artifact_id,
         "dataset_fingerprint": fingerprint,
-        "mlflow.source.name": "cps-router train",
+        "mlflow.source.name": f"cps-router {command}",
         "mlflow.source.type": "LOCAL",
     }
     if commit := _git_commit():
@@ -247,7 +307,7 @@ def _log_numbers(
 
 
 def _log_dataset(
-    client: MlflowClient, run_id: str, name: str, fingerprint: str, profile: str
+    client: MlflowClient, run_id: str, name: str, fingerprint: str, profile: str, context: str
 ) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -258,7 +318,7 @@ def _log_dataset(
         source=json.dumps({"uri": name}),
         profile=profile,
     )
-    tags = [InputTag("mlflow.data.context", "training")]
+    tags = [InputTag("mlflow.data.context", context)]
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
 

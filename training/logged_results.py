@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.logged_propensity import LogPolicy
 from training.logged_rows import LoggedCounts
@@ -12,6 +12,9 @@ from training.logged_verdict import LoggedVerdict
 from training.offpolicy import MAX_MISSING_SHARE, MIN_ESS, Evaluation, Value
 from training.propensity import TierOverlap
 from training.results import Saving, finite
+
+if TYPE_CHECKING:
+    from training.details import Details
 
 # The estimator whose numbers stand for the policy.
 HEADLINE = "dr"
@@ -82,10 +85,11 @@ class LoggedReport:
     saved: Saving | None
     notes: tuple[str, ...]
     verdict: LoggedVerdict
+    details: Details | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of ``cps-router evaluate --json``: no NaN, no infinity, no query text."""
-        return {
+        out = {
             "artifact_id": self.artifact_id,
             "data": self.data,
             "feedback": "logged",
@@ -106,3 +110,6 @@ class LoggedReport:
             "notes": list(self.notes),
             "verdict": self.verdict.to_dict(),
         }
+        if self.details is not None:
+            out["details"] = self.details.to_dict()
+        return out

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.metrics import CalibrationBins, Frontier, Interval, MeanMixRatio, MixRatio
 from training.verdict import Verdict
+
+if TYPE_CHECKING:
+    from training.details import Details
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Report:
     ``mean_mix_ratio`` is None where the artifact has no complete calibration rows, ``apgr`` unless
     there are two tiers of different success rate, ``floor`` where the objective was no floor, and
     ``against_best_single_tier`` where no single tier meets the floor (without a floor: reaches the
-    router's success rate).
+    router's success rate). ``details`` is None unless they were asked for.
     """
 
     artifact_id: str
@@ -152,6 +155,7 @@ class Report:
     frontier: Frontier
     floor: FloorResult | None
     verdict: Verdict
+    details: Details | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of ``cps-router evaluate --json``: no NaN, no infinity, no query text."""
@@ -212,6 +216,8 @@ class Report:
             },
             "verdict": self.verdict.to_dict(),
         }
+        if self.details is not None:
+            out["details"] = self.details.to_dict()
         return out
 
 
