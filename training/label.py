@@ -96,7 +96,7 @@ def label(
     labelled: Labelled | None = None,
     seed: int = 0,
     batch_ledger: Ledger | None = None,
-    batch_poll_s: float = 30.0,
+    batch_options: Mapping[str, Any] | None = None,
     n_calls: int = 8,
     retrying: Retrying | None = None,
     price_book: PriceBook | None = None,
@@ -124,7 +124,7 @@ def label(
         labelled: Outcomes that are there already; they are carried into ``out``.
         seed: Of the random order.
         batch_ledger: Where batch jobs are kept; None asks one by one, at standard prices.
-        batch_poll_s: How long to wait between two looks at a batch.
+        batch_options: More arguments of `router.batch.BatchJobs`.
         n_calls: Calls at the same time.
         retrying: When a failed call is tried again.
         price_book: Prices.
@@ -164,10 +164,10 @@ def label(
             from training.label_batch import InBatches
 
             def jobs_of(tiers: TierSet) -> BatchJobs:
+                given = {"n_calls": n_calls, "on_progress": on_progress, **(batch_options or {})}
                 return BatchJobs(
-                    batch_ledger, tiers=tiers, providers=providers, price_book=book,
-                    on_progress=on_progress, n_calls=n_calls, poll_s=batch_poll_s,
-                )  # fmt: skip
+                    batch_ledger, tiers=tiers, providers=providers, price_book=book, **given
+                )
 
             run = InBatches(
                 jobs_of,
