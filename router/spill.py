@@ -5,6 +5,8 @@ The file is made for its owner alone, since records hold the text of queries.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -22,46 +24,80 @@ from router.usage import Usage
 if TYPE_CHECKING:
     from router.recording import Recorder
 
+# What comes of reading a line that is none of ours.
+_UNREADABLE = (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+# So many lines are named.
+_MAX_SHOWN = 20
+
 
 def append_to_spill(
     path: Path, request: RequestRecord, attempts: tuple[AttemptRecord, ...]
 ) -> None:
-    """Add one request's records to the file. Raises OSError."""
-    line = json.dumps(_to_json(request, attempts), allow_nan=False) + "\n"
-    # In one write at the end of the file: lines of several processes do not mix.
-    place = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    """Add one request's records to the file, whole or not at all. Raises OSError."""
+    line = json.dumps(_to_json(request, attempts), allow_nan=False).encode("ascii") + b"\n"
+    place = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        os.write(place, line.encode("ascii"))
+        _lock(place)  # until it is closed: what is cut back below is nobody else's
+        size = os.fstat(place).st_size
+        if size and os.pread(place, 1, size - 1) != b"\n":
+            line = b"\n" + line  # a process was killed in the middle of its line
+        written = os.write(place, line)
+        if written != len(line):
+            # As a disk does that is nearly full. Half a line would also spoil the next one.
+            os.ftruncate(place, size)
+            raise OSError(errno.ENOSPC, "a record was written in part, and taken back")
     finally:
         os.close(place)
+
+
+def _lock(place: int) -> None:
+    """Lines of several processes do not mix; where there are no locks, they are one write each."""
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover
+        return
+    with contextlib.suppress(OSError):  # some file systems have none
+        fcntl.flock(place, fcntl.LOCK_EX)
 
 
 def replay_spill(path: str | Path, ledger: Recorder) -> int:
     """Hand every record of the file to the ledger; how many there were.
 
+    A line that cannot be taken keeps none of the others: all of them are handed over first.
     Nothing is counted twice where a file is replayed twice. Delete the file afterwards.
 
     Raises:
-        InputError: the file cannot be read, or a line is none of ours (its number is named).
+        InputError: the file cannot be read; or, at the end, lines are none of ours or are refused
+            by the ledger for good (their numbers are named).
         LedgerError: the ledger cannot take them now.
     """
     try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = Path(path).read_bytes().removesuffix(b"\n").split(b"\n")
+    except OSError as error:
         raise InputError(
             f"expected a file of spilled records at {path}, got {type(error).__name__}: check the "
             "path."
         ) from None
-    for number, line in enumerate(lines, start=1):
+    n, bad = 0, []
+    for number, line in enumerate([] if lines == [b""] else lines, start=1):
         try:
-            request, attempts = _from_json(json.loads(line))
-        except (InputError, ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(
-                f"{path}, line {number}: expected a spilled record, got something else: remove the "
-                "line."
-            ) from None
-        ledger.record(request, attempts)
-    return len(lines)
+            record = _from_json(json.loads(line))
+        except _UNREADABLE:
+            bad.append(number)
+            continue
+        try:
+            ledger.record(*record)
+        except InputError:
+            bad.append(number)
+        else:
+            n += 1
+    if bad:
+        shown = ", ".join(map(str, bad[:_MAX_SHOWN])) + (", ..." if len(bad) > _MAX_SHOWN else "")
+        raise InputError(
+            f"{path}, line {shown}: expected a spilled record, got something else; the other {n} "
+            "are in the ledger: mend or remove the line."
+        )
+    return n
 
 
 def _to_json(request: RequestRecord, attempts: tuple[AttemptRecord, ...]) -> dict[str, Any]:

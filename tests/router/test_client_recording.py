@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import stat
 import threading
 from pathlib import Path
@@ -135,6 +136,69 @@ def test_a_line_that_is_none_is_named(line: str, tmp_path: Path) -> None:
         replay_spill(path, MemoryLedger())
     with pytest.raises(InputError, match="check the path"):
         replay_spill(tmp_path / "none", MemoryLedger())
+
+
+def spilled(path: Path, *ids: str) -> None:
+    ledger = MemoryLedger()
+    ledger.down = LOCKED
+    for request_id in ids:
+        # One line each: what waits when the client closes.
+        client, _ = client_of(ledger=ledger, spill_path=path)
+        client.complete(EASY, request_id=request_id)
+        client.close()
+
+
+def test_a_bad_line_costs_no_other_line(tmp_path: Path) -> None:
+    path = tmp_path / "spill.jsonl"
+    spilled(path, "a", "b")
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first[:30] + b"\n" + first + b"\xff\xfe\n" + b"[" * 100_000 + b"\n" + second)
+    ledger = MemoryLedger()
+    with pytest.raises(InputError, match=r"line 1, 3, 4: .* other 2 are in the ledger"):
+        replay_spill(path, ledger)
+    assert sorted(ledger.requests) == ["a", "b"]
+
+
+def test_what_the_ledger_refuses_for_good_costs_no_other_line(tmp_path: Path) -> None:
+    class Strict(MemoryLedger):
+        def record(self, request: RequestRecord, attempts: Any = ()) -> None:
+            if request.request_id == "a":
+                raise InputError("expected another id.")
+            super().record(request, attempts)
+
+    path, ledger = tmp_path / "spill.jsonl", Strict()
+    spilled(path, "a", "b")
+    with pytest.raises(InputError, match="line 1: "):
+        replay_spill(path, ledger)
+    assert list(ledger.requests) == ["b"]
+
+
+def test_a_disk_that_fills_up_leaves_whole_lines_and_a_counted_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, ledger = tmp_path / "spill.jsonl", MemoryLedger()
+    spilled(path, "a")
+    before, write = path.read_bytes(), os.write
+    ledger.down = LOCKED
+    client, _ = client_of(ledger=ledger, spill_path=path)
+    client.complete(EASY, request_id="b")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda place, data: write(place, data[:40]))
+        client.close()
+    assert (client.n_dropped, path.read_bytes()) == (1, before)
+    spilled(path, "c")
+    kept = MemoryLedger()
+    assert replay_spill(path, kept) == 2
+    assert sorted(kept.requests) == ["a", "c"]
+
+
+def test_a_line_that_a_killed_process_left_spoils_no_other(tmp_path: Path) -> None:
+    path, ledger = tmp_path / "spill.jsonl", MemoryLedger()
+    path.write_bytes(b'{"request": {"requ')
+    spilled(path, "a")
+    with pytest.raises(InputError, match="line 1: "):
+        replay_spill(path, ledger)
+    assert list(ledger.requests) == ["a"]
 
 
 def test_a_spill_that_cannot_be_written_is_a_loss_that_is_counted(tmp_path: Path) -> None:
