@@ -35,11 +35,10 @@ import numpy as np
 import numpy.typing as npt
 
 from router.cache_state import CacheState, Prefix
-from router.cache_worth import MAX_ROWS, CachePrices, least_loss
+from router.cache_worth import MANY_TOKENS, MAX_ROWS, CachePrices, least_loss
 from router.certificate import Floor
 from router.decision import Predictions
-from router.errors import InputError
-from router.exploration import drawn
+from router.errors import InputError, PriceError
 from router.policy import SAME_RATE, Policy
 from router.prices import PriceBook
 from router.providers.caching import cache_policy
@@ -50,8 +49,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
 
-# A session's name that nobody observes.
-NO_SESSION = "\0"
+# A key that nobody observes.
+_NO_SESSION = "\0"
 # States of the cache in which a floor is tested: prefix lengths, turns to come, time between turns.
 _TESTED_TOKENS = (1_000, 4_000, 16_000, 64_000)
 _TESTED_TURNS, _TESTED_GAP_S = 5.0, 60.0
@@ -110,8 +109,9 @@ class CacheRouting:
         certificate: Certificate | None,
         rows: CalibrationRows,
         book: PriceBook,
+        ttl: Literal["5m", "1h"] = "5m",
     ) -> CacheRouting:
-        """Raises PriceError where the price of a tier's tokens is unknown."""
+        """Raises PriceError where the price of a tier's tokens, or of keeping them, is unknown."""
         value = policy.success_value_usd
         few = _spread(len(rows))
         predicted = rows.predictions
@@ -125,9 +125,15 @@ class CacheRouting:
         loss = rows.cost_usd[few] - value * rows.p_success[few]
         prices = CachePrices(
             tuple(book.price(tier) for tier in tiers),
-            tuple(cache_policy(tier.provider, tier.model) for tier in tiers),
+            tuple(cache_policy(tier.provider, tier.model, ttl) for tier in tiers),
             np.where(allowed, loss, np.inf),
         )
+        for index, name in enumerate(tiers.names):
+            if math.isnan(prices.prefix_usd(index, MANY_TOKENS, 0)):
+                raise PriceError(
+                    f"no price is known for what {name} keeps in its cache for {ttl}: give "
+                    "cache_write_1h_price_usd_per_mtok in the tiers file."
+                )
         made = cls(tiers.names, rule, value, prices)
         if certificate is None or not certificate.certified:
             return made
@@ -197,20 +203,23 @@ class CacheRouting:
         standing = Standing(extra, self.prices.ahead(used, worth), last)
         return PricedPrefix(prefix.n_tokens, warmth.tokens, standing)
 
-    def turn(
-        self, one: Predictions, base: FloatArray, coin: float, prefix: PricedPrefix
-    ) -> tuple[int, int, FloatArray]:
-        """One request: the policy's own tier, the one to take, and its distribution (T,).
+    def choices(self, one: Predictions, base: FloatArray, prefix: PricedPrefix) -> dict[int, int]:
+        """What is taken of one request, for every tier that the policy may take by itself.
 
-        ``base`` (T,) is the policy's distribution; the coin in [0, 1) draws its own tier from it.
+        ``base`` (T,) is the policy's distribution.
         """
-        dist = np.zeros_like(base)
-        choice: dict[int, int] = {}
-        for own in np.flatnonzero(base).tolist():
-            choice[own] = int(self.played(one, np.array([own]), prefix)[0])
-            dist[choice[own]] += base[own]
-        own = drawn(base, coin)
-        return own, choice[own], dist
+        return {
+            own: int(self.played(one, np.array([own]), prefix)[0])
+            for own in np.flatnonzero(base).tolist()
+        }
+
+
+def mixed(base: FloatArray, choices: Mapping[int, int]) -> FloatArray:
+    """Distribution (T,) over what is taken, where the policy's own tier is drawn from ``base``."""
+    dist = np.zeros_like(base)
+    for own, chosen in choices.items():
+        dist[chosen] += base[own]
+    return dist
 
 
 def _size(n_tokens: int) -> int:
@@ -250,12 +259,18 @@ def _spread(n_rows: int) -> IntArray:
     return few
 
 
-def as_prefix(session: str | None, prefix_tokens: int | None, prefix: Prefix | None) -> Prefix:
-    """The prefix that a caller of ``Router.route`` has described.
+def as_prefix(
+    session: str | None, prefix_tokens: int | None, prefix: Prefix | None
+) -> Prefix | None:
+    """The prefix that a caller of ``Router.route`` has described; None where none is.
 
-    Raises InputError where it is none.
+    Raises InputError where it is no prefix.
     """
     if prefix is not None:
         return prefix
-    # Without a name nothing is known to be warm, but the prefix has its price all the same.
-    return Prefix.of_session(NO_SESSION if session is None else session, prefix_tokens or 0)
+    if session is None and prefix_tokens is None:
+        return None
+    if session is None:
+        # Nothing is known to be warm, but the prefix has its price all the same.
+        return Prefix((_NO_SESSION,), (prefix_tokens or 0,))
+    return Prefix.of_session(session, prefix_tokens or 0)

@@ -6,7 +6,9 @@ So every entry is a belief, and how far such beliefs hold is learned too: ``hit_
 
 A prefix is a chain of keys (digests), from the part that sessions share to the whole of one
 conversation, each with its length in tokens; a caller that knows no more than a session's name has
-a chain of one. Memory is bounded: what was used longest ago is forgotten first, and counts as cold.
+a chain of one. Turns are counted by the session's name or by the conversation's own keys, never by
+what it shares with others, and whether or not anything of it is kept warm. Memory is bounded: what
+was used longest ago is forgotten first, and counts as cold.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from router.errors import InputError, LedgerError
 from router.providers.caching import CachePolicy
@@ -33,6 +35,7 @@ _CLOCK_SKEW_S = 5.0
 # Beliefs are worth ten observations, nine of them hits, before the first; the weight of what was
 # observed is halved when it reaches 200, so that a provider's new behaviour shows.
 _PRIOR_HITS, _PRIOR_ANSWERS, _MEMORY = 9.0, 10.0, 200.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 # A session has three turns, a minute apart, until ten have shown something else.
 _PRIOR_TURNS, _PRIOR_GAP_S, _PRIOR_SESSIONS = 3.0, 60.0, 10.0
 
@@ -53,7 +56,10 @@ class WarmStore(Protocol):
 class Prefix:
     """What stands in a prompt before the new text: keys and cumulative tokens, shortest first.
 
-    ``shared`` says that the first key is of a part that other sessions have too.
+    ``shared`` says that the first key is of a part that other sessions have too. ``session`` is the
+    conversation's name, where it has one, and ``start`` the key of its beginning up to the first
+    question, which tells conversations apart that have none. ``ttl`` is how long what is written
+    shall be kept, where a provider lets one choose.
 
     Raises:
         InputError: no key, or not one token count from 0 up for each.
@@ -65,6 +71,9 @@ class Prefix:
     keys: tuple[str, ...]
     tokens: tuple[int, ...]
     shared: bool = False
+    session: str | None = None
+    start: str | None = None
+    ttl: Literal["5m", "1h"] = "5m"
 
     def __post_init__(self) -> None:
         ascending = all(type(n) is int and n >= 0 for n in self.tokens) and (
@@ -82,6 +91,17 @@ class Prefix:
         """Length of the whole prefix."""
         return self.tokens[-1]
 
+    @property
+    def identity(self) -> str | None:
+        """What tells this conversation from others; None where nothing does."""
+        return self.start if self.session is None else self.session
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """Keys that stand for this conversation alone."""
+        named = () if self.session is None else (_session_key(self.session),)
+        return (*named, *self.keys[self.shared :])
+
     @classmethod
     def of_session(cls, session: str, n_tokens: int) -> Prefix:
         """Of a session of which no more is known than its name."""
@@ -89,7 +109,7 @@ class Prefix:
             raise InputError(
                 f"expected the session's name as text, got {type(session).__name__}: name it."
             )
-        return cls((f"session:{session}",), (n_tokens,))
+        return cls((_session_key(session),), (n_tokens,), start=session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +154,9 @@ class CacheState:
         self._entries: OrderedDict[str, dict[str, WarmPrefix]] = OrderedDict()
         self._hits: dict[str, tuple[float, float]] = {}  # tier: hits, answers
         self._sessions = self._turns = self._gaps = self._gap_sum_s = 0.0
-        self._store_failed = False
+        # When, and on which tier, a conversation had its latest turn.
+        self._turns_by_key: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._pause_s = self._paused_until_s = 0.0
 
     def __len__(self) -> int:
         """How many prefixes are remembered."""
@@ -145,17 +167,17 @@ class CacheState:
         now = self._clock()
         self._fetch(prefix.keys)
         tokens: dict[str, int] = {}
-        last: WarmPrefix | None = None
         with self._lock:
-            for place in range(len(prefix.keys) - 1, -1, -1):
-                own = not (prefix.shared and place == 0 and len(prefix.keys) > 1)
-                for tier, entry in self._entries.get(prefix.keys[place], {}).items():
-                    if not _is_warm(entry, now):
-                        continue
-                    tokens.setdefault(tier, min(entry.tokens, prefix.n_tokens))
-                    if own and (last is None or entry.stored_at_s > last.stored_at_s):
-                        last = entry
-        return Warmth(tokens, None if last is None else last.tier)
+            for key in reversed(prefix.keys):
+                for tier, entry in self._entries.get(key, {}).items():
+                    if _is_warm(entry, now):
+                        tokens.setdefault(tier, min(entry.tokens, prefix.n_tokens))
+                    elif entry.tokens == 0:
+                        # Found cold after what is shorter was stored.
+                        tokens.setdefault(tier, 0)
+            last = self._latest(prefix)
+        warm = {tier: n for tier, n in tokens.items() if n > 0}
+        return Warmth(warm, last[1] if last is not None and last[1] in warm else None)
 
     def observe(
         self,
@@ -169,39 +191,54 @@ class CacheState:
         """Learn from an answer of ``tier`` to a prompt that began with ``prefix``.
 
         ``whole`` is the key of the whole prompt, where the caller has a chain. Without a usage, or
-        where the model has no cache, nothing is learned.
+        where the model has no cache, no more is learned than that there was a turn.
         """
-        if usage is None or policy is None:
-            return
         before = self.warmth(prefix)
         now = self._clock()
-        believed = before.tokens.get(tier, 0)
-        warm = policy.cacheable_tokens(usage.input_tokens)
-        if policy.writes_reported:
-            warm = usage.cached_input_tokens + usage.cache_write_tokens
         last_key = prefix.keys[-1] if whole is None else whole
-        kept = {last_key: warm}
-        if prefix.shared:
-            kept.setdefault(prefix.keys[0], min(warm, policy.cacheable_tokens(prefix.tokens[0])))
-        made = [
-            WarmPrefix(tier, key, tokens, now, policy.ttl_s)
-            for key, tokens in kept.items()
-            if tokens > 0
-        ]
+        made: list[WarmPrefix] = []
+        if usage is not None and policy is not None:
+            made = self._made(tier, prefix, usage, policy, last_key, now)
         with self._lock:
-            self._count_turn(prefix, now)
-            if believed:
+            self._count_turn(tier, prefix, last_key, now)
+            believed = before.tokens.get(tier, 0)
+            if usage is not None and policy is not None and believed:
                 hits, answers = self._hits.get(tier, (0.0, 0.0))
                 if answers >= _MEMORY:
                     hits, answers = hits / 2.0, answers / 2.0
                 hit = min(usage.cached_input_tokens / believed, 1.0)
                 self._hits[tier] = hits + hit, answers + 1.0
-            if not warm:
-                for key in prefix.keys:
-                    self._entries.get(key, {}).pop(tier, None)
             for entry in made:
                 self._keep(entry)
         self._send(made)
+
+    def _made(
+        self,
+        tier: str,
+        prefix: Prefix,
+        usage: Usage,
+        policy: CachePolicy,
+        last_key: str,
+        now: float,
+    ) -> list[WarmPrefix]:
+        """What an answer shows to be kept; of 0 tokens, what it shows not to be."""
+        warm = policy.cacheable_tokens(usage.input_tokens)
+        if policy.writes_reported:
+            warm = usage.cached_input_tokens + usage.cache_write_tokens
+        kept = {last_key: warm}
+        if prefix.shared and warm:
+            # Where nothing is kept, it is for others' answers to show whether the shared part is.
+            kept.setdefault(prefix.keys[0], min(warm, policy.cacheable_tokens(prefix.tokens[0])))
+        made = []
+        for key, tokens in kept.items():
+            stored = now
+            if not policy.refreshed_by_hits and usage.cached_input_tokens:
+                with self._lock:
+                    known = self._entries.get(key, {}).get(tier)
+                if known is not None and _is_warm(known, now):
+                    stored = known.stored_at_s
+            made.append(WarmPrefix(tier, key, tokens, stored, policy.ttl_s))
+        return made
 
     def hit_rate(self, tier: str) -> float:
         """How much of what was believed warm on a tier was read from the cache, 0 to 1."""
@@ -225,16 +262,32 @@ class CacheState:
                 self._sessions + _PRIOR_SESSIONS
             )
 
-    def _count_turn(self, prefix: Prefix, now: float) -> None:
-        own = prefix.keys[1:] if prefix.shared and len(prefix.keys) > 1 else prefix.keys
-        times = [entry.stored_at_s for key in own for entry in self._entries.get(key, {}).values()]
+    def _count_turn(self, tier: str, prefix: Prefix, last_key: str, now: float) -> None:
+        latest = self._latest(prefix)
         self._turns += 1.0
-        gap = now - max(times) if times else -1.0
+        gap = -1.0 if latest is None else now - latest[0]
         if gap < 0.0:  # a new session, or a clock that was set back
             self._sessions += 1.0
         else:
             self._gaps += 1.0
             self._gap_sum_s += gap
+        shared = prefix.keys[:1] if prefix.shared else ()
+        for key in (last_key, *prefix.own_keys[:1]):
+            if key not in shared:
+                self._turns_by_key[key] = now, tier
+                self._turns_by_key.move_to_end(key)
+        while len(self._turns_by_key) > self._max:
+            self._turns_by_key.popitem(last=False)
+
+    def _latest(self, prefix: Prefix) -> tuple[float, str] | None:
+        """When and where the conversation had its latest turn; None where it is new."""
+        times = [self._turns_by_key[key] for key in prefix.own_keys if key in self._turns_by_key]
+        times += [
+            (entry.stored_at_s, entry.tier)
+            for key in prefix.own_keys
+            for entry in self._entries.get(key, {}).values()
+        ]
+        return max(times, default=None)
 
     def _keep(self, entry: WarmPrefix) -> None:
         tiers = self._entries.setdefault(entry.key, {})
@@ -250,31 +303,40 @@ class CacheState:
             self._entries.popitem(last=False)
 
     def _fetch(self, keys: Sequence[str]) -> None:
-        if self._store is None:
+        store = self._reachable_store()
+        if store is None:
             return
         try:
-            found = self._store.load_warm(keys)
+            found = store.load_warm(keys)
         except LedgerError as error:
             self._store_lost(error)
             return
-        self._store_failed = False
         with self._lock:
             for entry in found:
                 self._keep(entry)
 
     def _send(self, entries: Sequence[WarmPrefix]) -> None:
-        if self._store is None or not entries:
+        store = self._reachable_store()
+        if store is None or not entries:
             return
         try:
-            self._store.save_warm(entries)
+            store.save_warm(entries)
         except LedgerError as error:
             self._store_lost(error)
+        else:
+            self._pause_s = 0.0
+
+    def _reachable_store(self) -> WarmStore | None:
+        """None too while it is left alone after a failure."""
+        return None if self._clock() < self._paused_until_s else self._store
 
     def _store_lost(self, error: LedgerError) -> None:
-        # Said once: a request is not worth failing for what only makes it cheaper.
-        if not self._store_failed:
-            self._store_failed = True
+        # Waiting for a lock costs seconds, and a request is not worth that for what only makes it
+        # cheaper: the store is asked again after ever longer pauses.
+        if self._pause_s == 0.0:
             _LOG.warning("what is warm cannot be shared between processes now: %s", error)
+        self._pause_s = min(max(2.0 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        self._paused_until_s = self._clock() + self._pause_s
 
 
 def survival(ttl_s: float, mean_gap_s: float, n_gaps: int = 1) -> float:
@@ -291,5 +353,9 @@ def survival(ttl_s: float, mean_gap_s: float, n_gaps: int = 1) -> float:
     return 1.0 - math.exp(-a) * sum(a**i / math.factorial(i) for i in range(n_gaps))
 
 
+def _session_key(session: str) -> str:
+    return f"session:{session}"
+
+
 def _is_warm(entry: WarmPrefix, now: float) -> bool:
-    return -_CLOCK_SKEW_S <= now - entry.stored_at_s <= entry.ttl_s
+    return entry.tokens > 0 and -_CLOCK_SKEW_S <= now - entry.stored_at_s <= entry.ttl_s

@@ -35,6 +35,8 @@ from router.providers.caching import CachePolicy
 FloatArray = npt.NDArray[np.float64]
 
 DEFAULT_HYSTERESIS = 0.02
+# Above every model's least length.
+MANY_TOKENS = 100_000
 # So many calibration rows stand for the queries to come: their mean has 1/sqrt(n) of the spread.
 MAX_ROWS = 128
 # Above so many tiers only the last one is taken to be warm: there are T 2^(T-1) states else.
@@ -68,14 +70,11 @@ class CachePrices:
         """Expected dollars of a prefix on a tier, of which ``warm_tokens`` are believed warm."""
         price, policy = self.prices[tier], self.policies[tier]
         cacheable = 0 if policy is None else policy.cacheable_tokens(n_tokens)
-        cold = _usd(price, n_tokens, 0, cacheable, policy)
+        cold = prompt_usd(price, n_tokens, 0, policy)
         read = min(warm_tokens, cacheable)
         if read == 0:
             return cold
-        return (
-            hit_rate * _usd(price, n_tokens, read, cacheable - read, policy)
-            + (1.0 - hit_rate) * cold
-        )
+        return hit_rate * prompt_usd(price, n_tokens, read, policy) + (1.0 - hit_rate) * cold
 
     def now(
         self, n_tokens: int, warm_tokens: Sequence[int], hit_rates: Sequence[float]
@@ -181,13 +180,20 @@ def least_loss(
     return kept
 
 
-def _usd(
-    price: TierPrice, n_tokens: int, read: int, written: int, policy: CachePolicy | None
+def prompt_usd(
+    price: TierPrice, n_tokens: int, read_tokens: int, policy: CachePolicy | None
 ) -> float:
+    """Dollars of a prompt's beginning: what is read, what is then written, or fresh if too short.
+
+    NaN where the price of keeping it so long is unknown.
+    """
     # A cache that is automatic and free to write does not report it; its write price is the input's
     # or the book says otherwise: the same formula for both.
+    cacheable = 0 if policy is None else policy.cacheable_tokens(n_tokens)
+    written = max(cacheable - read_tokens, 0)
     long_lived = written if policy is not None and policy.writes_long_lived else 0
-    return float(price.cost_usd(n_tokens, 0, read, written, long_lived)) - price.request_usd
+    usd = price.cost_usd(n_tokens, 0, read_tokens, written, long_lived)
+    return float(usd) - price.request_usd
 
 
 def _next(used: int, tier: int, n_tiers: int) -> State:

@@ -208,6 +208,20 @@ class Explorer:
         mixed = (1.0 - self.epsilon) * rest + self.epsilon * even
         return np.where(explorable[:, None], mixed, base)
 
+    def around(
+        self, tier: int, p_success: FloatArray, allowed: BoolArray | None = None
+    ) -> FloatArray:
+        """Distribution (T,) of one request whose tier is settled: epsilon evenly, the rest on it.
+
+        ``p_success`` and ``allowed`` are (1, T). Also where the kind is "thompson": what settled
+        the tier was not its estimates alone.
+        """
+        base = np.eye(p_success.shape[1])[[tier]]
+        keeping = self.keeping_floor(p_success, base, allowed)
+        even = keeping / keeping.sum(axis=1, keepdims=True)
+        out: FloatArray = ((1.0 - self.epsilon) * base + self.epsilon * even)[0]
+        return out
+
     def _sampled(self, p: FloatArray, cost: FloatArray, keeping: BoolArray) -> FloatArray:
         """In which share of the scenarios every tier is chosen, (n, T)."""
         assert self.spread is not None

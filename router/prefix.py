@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import accumulate, takewhile
+from itertools import takewhile
 from typing import Any
 
 from router.providers.base import Message, Prompt, Tool
@@ -60,6 +60,9 @@ _VOLATILE: tuple[tuple[str, str, re.Pattern[str]], ...] = (
         re.compile(r"\b(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{16,}\b", re.IGNORECASE),
     ),
 )
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,22 @@ def lint(
     return findings
 
 
+def prefix_chain(
+    messages: Sequence[Message], tools: Sequence[Tool] = ()
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """``prefix_keys`` and ``prefix_tokens`` in one walk."""
+    chain = blake2b(digest_size=8)
+    keys, tokens, n_tokens = [], [], 0
+    for link in _links(messages, tools):
+        data = _ENCODER.encode(link).encode("utf-8", "surrogatepass")
+        # A length before each, so that no two chains of messages run together.
+        chain.update(f"{len(data)}:".encode() + data)
+        keys.append(chain.hexdigest())
+        n_tokens += estimated_prompt_tokens(link)
+        tokens.append(n_tokens)
+    return tuple(keys), tuple(tokens)
+
+
 def prefix_keys(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[str, ...]:
     """A digest of tools and leading system messages, and one after each message that follows.
 
@@ -121,14 +140,7 @@ def prefix_keys(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tupl
     >>> keys[0] == prefix_keys([{"role": "system", "content": "Be brief."}])[0], len(keys)
     (True, 2)
     """
-    chain = blake2b(digest_size=8)
-    keys = []
-    for link in _links(messages, tools):
-        data = json.dumps(link, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
-        # A length before each, so that no two chains of messages run together.
-        chain.update(f"{len(data)}:".encode() + data)
-        keys.append(chain.hexdigest())
-    return tuple(keys)
+    return prefix_chain(messages, tools)[0]
 
 
 def prefix_tokens(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
@@ -137,7 +149,7 @@ def prefix_tokens(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tu
     >>> prefix_tokens([{"role": "user", "content": "one two three"}])
     (0, 4)
     """
-    return tuple(accumulate(estimated_prompt_tokens(link) for link in _links(messages, tools)))
+    return prefix_chain(messages, tools)[1]
 
 
 def _links(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Any]:
@@ -154,6 +166,10 @@ def _links(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Any]:
 
 def _said(message: Message, index: int) -> Any:
     """A message as the model reads it: text is the same as one part of text."""
+    if len(message) == 2 and isinstance(message.get("content"), str):
+        # The usual message, without the walk: what follows gives the same for it.
+        text = {"text": message["content"], "type": "text"}
+        return {"content": [text], "role": role_of(message, index)}
     parts = [without_marks(part) for part in parts_of(message, index)]
     said = {**without_marks(message), "role": role_of(message, index), "content": parts}
     return stable(_unmarked(said))

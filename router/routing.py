@@ -15,13 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from router.artifact import Artifact, default_artifact_folder, load_artifact
-from router.cache_routing import CacheRouting, as_prefix
+from router.cache_routing import CacheRouting, as_prefix, mixed
 from router.cache_state import CacheState, Prefix
 from router.certificate import Floor
 from router.contents import max_weight, read_contents, tested_prices
@@ -74,7 +74,8 @@ class Router:
         self._settled = self
         self.cache_state = CacheState()
         self._price_book: PriceBook | None = None
-        self._caching: CacheRouting | None = None
+        # By the time to live of what is written.
+        self._caching: dict[str, CacheRouting] = {}
         self._arrays = artifact.arrays
         self._names = tiers.names
         self._models = tuple(tier.model for tier in tiers)
@@ -251,10 +252,10 @@ class Router:
             check_shadow(shadow)
             exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
             needs = (needs,) if isinstance(needs, str) else tuple(needs)
-        if session is None and prefix_tokens is None and prefix is None:
+        before = as_prefix(session, prefix_tokens, prefix)
+        if before is None:
             decision = self._route(query, request_id, pin, exclude, context_tokens, needs)
         else:
-            before = as_prefix(session, prefix_tokens, prefix)
             if context_tokens is None and isinstance(query, str):
                 context_tokens = before.n_tokens + estimated_tokens(query)
             decision = self._route_cached(
@@ -264,7 +265,6 @@ class Router:
                 exclude,
                 context_tokens,
                 needs,
-                session,
                 before,
                 expected_turns,
             )
@@ -300,16 +300,17 @@ class Router:
         exclude: Iterable[str],
         context_tokens: int | None,
         needs: Iterable[str],
-        session: str | None,
         prefix: Prefix,
         expected_turns: float | None,
     ) -> Decision:
         """As ``_route``, with what the prefix costs on every tier, now and over the turns to come.
 
-        Where the policy is a mix, a session keeps the tier that its coin gave it.
+        Where the policy is a mix, a session keeps the tier that its coin gave it. A router that
+        explores does so evenly, with its epsilon, around what is chosen; no test covers that, so
+        that its decisions are not certified.
         """
         self._check(query)
-        caching = self._cache_routing()
+        caching = self._cache_routing(prefix.ttl)
         priced = caching.priced(prefix, self.cache_state, expected_turns)
         p, cost, here, unknown = self._predict_told(query)
         bill = (here + priced.standing.now_usd).tolist()
@@ -320,27 +321,30 @@ class Router:
         else:
             allowed = self._allowed(query, exclude, context_tokens, needs)
             one = self._predictions(p, cost, unknown, allowed, query)
-            settled = self._settled
-            base = settled.action_dist(one)[0]
-            if (
-                allowed is not None
-                and (base != settled.action_dist(replace(one, allowed=None))).any()
-            ):
-                reason = "fallback"
-            of_session = request_id if session is None else session
+            base = self._settled.action_dist(one)[0]
             if caching.tested is None:
                 one = replace(one, cost_usd=here[None])
-            own, tier, dist = caching.turn(
-                one, base, _coin(self.artifact_id, of_session, query), priced
-            )
+            own = drawn(base, _coin(self.artifact_id, prefix.identity or request_id, query))
+            choices = caching.choices(one, base, priced)
+            dist = mixed(base, choices)
+            if allowed is not None:
+                # What is left out may change what the policy does, or only what its cache leads to.
+                free = replace(one, allowed=None)
+                before = self._settled.action_dist(replace(free, cost_usd=np.array([cost])))[0]
+                if (dist != mixed(before, caching.choices(free, before, priced))).any():
+                    reason = "fallback"
+            tier = choices[own]
             if self._explorer is not None and reason == "policy":
-                dist = self._explorer.action_dist(
-                    one.p_success, np.array([bill]), dist[None], np.array([True]), one.candidates
-                )[0]
-                before, tier = tier, drawn(dist, _coin(self._seeded_id(), request_id, query))
-                explored = tier != before
+                around = {
+                    arm: self._explorer.around(chosen, one.p_success, one.candidates)
+                    for arm, chosen in choices.items()
+                }
+                explored = (
+                    dist[(tier := drawn(around[own], self._explore_coin(request_id, query)))] == 0.0
+                )
+                dist = sum(base[arm] * dist_of for arm, dist_of in around.items())
             propensity = float(dist[tier])
-            tested = caching.certified or tier == own
+            tested = self._explorer is None and (caching.certified or tier == own)
         decision = self._decision(tier, p, bill, propensity, reason, request_id)
         note = CacheNote(
             self._names[own],
@@ -349,7 +353,7 @@ class Router:
             dict(zip(self._names, priced.standing.now_usd.tolist(), strict=True)),
         )
         certified = decision.certified and tested
-        return replace(decision, certified=certified, explored=explored, cache=note)
+        return replace(decision, certified=certified, explored=bool(explored), cache=note)
 
     def _predict_told(self, query: str) -> tuple[list[float], list[float], FloatArray, bool]:
         """As ``Predictor.predict_one``, and third: dollars (T,) with the query's own length.
@@ -362,27 +366,37 @@ class Router:
         here = np.array(cost) - input_usd + told * np.nan_to_num(estimator.input_usd_per_mtok)
         return p, cost, here, unknown
 
-    def sharing(self, cache_state: CacheState) -> Router:
-        """The same router with another cache state, for example one that processes share."""
+    def sharing(self, cache_state: CacheState, price_book: PriceBook | None = None) -> Router:
+        """The same router with another cache state, for example one that processes share.
+
+        ``price_book`` replaces the one that prefixes are priced by.
+        """
         router = copy.copy(self)
+        if self._settled is not self:
+            router._settled = self._settled.sharing(cache_state, price_book)
+        else:
+            router._settled = router
         router.cache_state = cache_state
+        if price_book is not None:
+            router._price_book, router._caching = price_book, {}
         return router
 
-    def _cache_routing(self) -> CacheRouting:
+    def _cache_routing(self, ttl: Literal["5m", "1h"] = "5m") -> CacheRouting:
         """Made on first use: prices that are not in the tiers file take half a second to look up.
 
         Two threads that come at once make the same.
         """
         router = self._settled
-        if router._caching is None:
-            router._caching = CacheRouting.of(
+        if ttl not in router._caching:
+            router._caching[ttl] = CacheRouting.of(
                 router.tiers,
                 router.policy,
                 router.certificate,
                 router.calibration,
                 router._price_book or PriceBook(),
+                ttl,
             )
-        return router._caching
+        return router._caching[ttl]
 
     def route_many(
         self,
@@ -470,7 +484,8 @@ class Router:
             context_tokens: See there.
             needs: See there.
             session: As in ``route``, and so ``prefix_tokens`` and ``prefix``; each try then costs
-                what the prefix costs on its tier too.
+                what the prefix costs on its tier now. What follows in the session is not weighed:
+                the next turn has a plan of its own.
             prefix_tokens: See there.
             prefix: See there.
 
@@ -488,12 +503,13 @@ class Router:
                 f"expected a success to be worth 0 dollars or more, got {value!r}: "
                 "give a finite amount, for example 0.01."
             )
-        if session is None and prefix_tokens is None and prefix is None:
+        before = as_prefix(session, prefix_tokens, prefix)
+        if before is None:
             p, cost, unknown = self.predictor.predict_one(query)
         else:
-            before = as_prefix(session, prefix_tokens, prefix)
-            context_tokens = context_tokens or before.n_tokens + estimated_tokens(query)
-            priced = self._cache_routing().priced(before, self.cache_state, 1.0)
+            if context_tokens is None:
+                context_tokens = before.n_tokens + estimated_tokens(query)
+            priced = self._cache_routing(before.ttl).priced(before, self.cache_state, 1.0)
             p, _, here, unknown = self._predict_told(query)
             cost = (here + priced.standing.now_usd).tolist()
         allowed = self._allowed(query, exclude, context_tokens, needs)
@@ -581,6 +597,9 @@ class Router:
         """Of the coin that explores: settings that explore more explore these requests too."""
         assert self.exploration is not None
         return f"{self._settled.artifact_id}\0explore {self.exploration.seed}"
+
+    def _explore_coin(self, request_id: str | None, query: str) -> float:
+        return _coin(self._seeded_id(), request_id, query)
 
     @property
     def calibration(self) -> CalibrationRows:

@@ -19,6 +19,7 @@ from router.usage import Usage
 
 REPORTS = CachePolicy(1024, ttl_s=300, automatic=False, writes_reported=True)
 SILENT = CachePolicy(1024, ttl_s=300, step_tokens=128)
+N_SESSIONS = 1_000_000
 CHAT = Prefix.of_session("chat", 2000)
 
 
@@ -156,14 +157,80 @@ def test_a_clock_set_back_makes_nothing_warm_for_longer(state: CacheState, clock
     assert state.warmth(CHAT).tokens == {}
 
 
+def test_new_sessions_with_one_system_prompt_are_no_turns_of_each_other(
+    state: CacheState, clock: Clock
+) -> None:
+    for number in range(300):
+        prefix = Prefix(("system",), (3000,), shared=True, session=f"s{number}")
+        assert state.warmth(prefix).last_tier is None
+        state.observe("mid", prefix, Usage(3100, 50, 0, 3100), REPORTS, whole=f"u{number}")
+        clock.now += 4
+    assert state.mean_turns == pytest.approx(330 / 310)
+    assert state.mean_gap_s == 60.0
+
+
+def test_sessions_too_short_to_be_kept_are_sessions_all_the_same(
+    state: CacheState, clock: Clock
+) -> None:
+    for session in range(50):
+        for _ in range(10):
+            prefix = Prefix.of_session(f"s{session}", 200)
+            state.observe("nano", prefix, Usage(250, 50), SILENT)
+            clock.now += 30
+    assert state.mean_turns == pytest.approx((500 + 30) / 60)
+    assert state.mean_gap_s == pytest.approx((450 * 30 + 600) / 460)
+
+
+def test_a_conversation_without_a_name_is_known_by_its_own_keys(
+    state: CacheState, clock: Clock
+) -> None:
+    state.observe(
+        "mid", Prefix(("system",), (3000,), True), Usage(3100, 5, 0, 3100), REPORTS, whole="u1"
+    )
+    clock.now += 50
+    later = Prefix(("system", "u1", "a1"), (3000, 3100, 3120), True)
+    state.observe("mid", later, Usage(3200, 5, 3100, 100), REPORTS, whole="u2")
+    assert state.mean_turns == pytest.approx(32 / 11)
+    assert state.mean_gap_s == pytest.approx(650 / 11)
+
+
+def test_what_was_found_cold_stays_cold_in_the_store_too(clock: Clock) -> None:
+    store = Store()
+    state = CacheState(store=store, clock=clock)
+    state.observe("mid", CHAT, Usage(2100, 50, 0, 2100), REPORTS)
+    clock.now += 1
+    state.observe("mid", CHAT, Usage(2100, 50), REPORTS)
+    assert state.warmth(CHAT).tokens == {}
+    assert CacheState(store=store, clock=clock).warmth(CHAT).tokens == {}
+
+
+def test_a_prompt_that_kept_nothing_says_nothing_of_what_others_share(state: CacheState) -> None:
+    shared = Prefix(("system",), (3000,), shared=True)
+    state.observe("mid", shared, Usage(3100, 50, 0, 3100), REPORTS, whole="u1")
+    state.observe("mid", shared, Usage(3100, 50), REPORTS, whole="u2")
+    assert state.warmth(shared).tokens == {"mid": 3000}
+
+
+def test_a_cache_that_hits_do_not_refresh_ends_when_it_ends(
+    state: CacheState, clock: Clock
+) -> None:
+    fixed = CachePolicy(1024, ttl_s=300, automatic=False, refreshed_by_hits=False)
+    state.observe("pro", CHAT, Usage(2100, 50), fixed)
+    clock.now += 140
+    state.observe("pro", CHAT, Usage(2100, 50, 2000), fixed)
+    clock.now += 170
+    assert state.warmth(CHAT).tokens == {}
+
+
+@pytest.mark.slow
 def test_memory_is_bounded_over_many_sessions(clock: Clock) -> None:
     state = CacheState(max_prefixes=1_000, clock=clock)
-    for session in range(100_000):
+    for session in range(N_SESSIONS):
         state.observe(
             "mid", Prefix.of_session(str(session), 2000), Usage(2100, 5, 0, 2100), REPORTS
         )
     assert len(state) == 1_000
-    assert state.warmth(Prefix.of_session("99999", 2000)).tokens == {"mid": 2000}
+    assert state.warmth(Prefix.of_session(str(N_SESSIONS - 1), 2000)).tokens == {"mid": 2000}
     assert state.warmth(Prefix.of_session("0", 2000)).tokens == {}
 
 
@@ -206,6 +273,9 @@ def test_a_store_that_is_down_is_said_once_and_does_without(
             assert state.warmth(CHAT).tokens == {"mid": 2000}
     assert len(caplog.records) == 1
     store.down = False
+    state.observe("mid", CHAT, Usage(2100, 50, 0, 2100), REPORTS)
+    assert store.entries == {}  # it is left alone for a while: a lock costs seconds
+    clock.now += 61
     state.observe("mid", CHAT, Usage(2100, 50, 0, 2100), REPORTS)
     assert list(store.entries) == [("session:chat", "mid")]
 

@@ -11,12 +11,16 @@ import pytest
 
 from router.cache_state import CacheState
 from router.client import RoutedClient
+from router.errors import InputError
 from router.keyword import KeywordRouter
 from router.ledger import Ledger
+from router.prices import PriceBook
+from router.providers.base import Answer, CacheMarks
 from router.providers.caching import CachePolicy
 from router.routing import Router
 from router.testing import FakeProvider
 from router.tiers import Tier, TierSet
+from router.usage import Usage
 from tests.artifacts import resave
 
 MODELS = {
@@ -171,6 +175,106 @@ def test_a_keyword_router_has_no_cache_state() -> None:
     router = KeywordRouter.for_tiers(tiers.names)
     client = RoutedClient(router, tiers=tiers, providers={"fake": FakeProvider()})
     assert [reply.decision.cache for reply in turns(client, 2)] == [None, None]
+
+
+def test_a_cache_state_beside_a_keyword_router_is_refused() -> None:
+    tiers = TierSet([Tier("a", "fake", "a-1")])
+    router = KeywordRouter.for_tiers(tiers.names)
+    with pytest.raises(InputError, match="expected a Router beside a cache state"):
+        RoutedClient(router, tiers=tiers, providers={}, cache_state=CacheState())
+
+
+def test_the_clients_prices_are_those_of_its_prefixes(small_artifact: Path, tmp_path: Path) -> None:
+    """Models that nobody publishes a price of, in a price file that the client is given."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        for tier in manifest["tiers"]:
+            tier["provider"], tier["model"] = "openai", f"own-{tier['name']}"
+            for key in [key for key in tier if key.endswith("_price_usd_per_mtok")]:
+                del tier[key]
+
+    entries = "".join(
+        f'[[prices]]\nprovider = "openai"\nmodel = "own-{name}"\nfrom = 2026-01-01\n'
+        f"input_price_usd_per_mtok = {n}\noutput_price_usd_per_mtok = {n}\n"
+        for n, name in enumerate(MODELS, 1)
+    )
+    (tmp_path / "prices.toml").write_text(entries)
+    client = RoutedClient(
+        Router.load(resave(small_artifact, tmp_path / "own", manifest=change)),
+        providers={"openai": FakeProvider("Paris.", id="openai")},
+        price_book=PriceBook(tmp_path / "prices.toml"),
+    )
+    note = client.complete([SYSTEM, QUESTION]).decision.cache
+    assert note is not None
+    assert note.prefix_usd["mid"] == pytest.approx(2 * note.prefix_usd["nano"])
+
+
+def test_images_do_not_change_how_long_a_text_is(folder: Path) -> None:
+    clock = Clock()
+    state = CacheState(clock=clock)
+    client = RoutedClient(Router.load(folder), providers=providers(clock), cache_state=state)
+    plain = client.complete([SYSTEM, QUESTION]).decision.cache.prefix_tokens
+    image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    dear = Answer("A cat.", usage=Usage(40_000, 5))
+    looker = RoutedClient(
+        Router.load(folder),
+        providers={name: FakeProvider(dear, id=name) for name in ("openai", "anthropic")},
+        cache_state=state,
+    )
+    for _ in range(30):
+        content = [{"type": "text", "text": "What is this?"}, image]
+        looker.complete([SYSTEM, {"role": "user", "content": content}])
+    after = looker.complete([SYSTEM, QUESTION]).decision.cache.prefix_tokens
+    assert after <= plain
+
+
+def test_a_verifier_meets_the_shared_state(folder: Path) -> None:
+    clock = Clock()
+    client = RoutedClient(
+        Router.load(folder),
+        providers=providers(clock),
+        cache_state=CacheState(clock=clock),
+        verifier=lambda answer, prompt: True,
+    )
+    first = client.complete([SYSTEM, QUESTION])
+    second = client.complete([SYSTEM, QUESTION])
+    assert second.decision.cache.warm_tokens.get(first.tier, 0) > 5_000
+
+
+def test_an_hours_life_has_its_own_price(small_artifact: Path, tmp_path: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        for tier in manifest["tiers"]:
+            tier["provider"], tier["model"] = MODELS[tier["name"]]
+            price = tier["input_price_usd_per_mtok"]
+            tier["cache_write_price_usd_per_mtok"] = 1.25 * price
+            tier["cache_write_1h_price_usd_per_mtok"] = 2 * price
+
+    path = resave(small_artifact, tmp_path / "hour", manifest=change)
+    paid = {}
+    for ttl in ("5m", "1h"):
+        client = RoutedClient(Router.load(path), providers=providers(Clock()))
+        note = client.complete([SYSTEM, QUESTION], cache=CacheMarks(ttl=ttl)).decision.cache
+        paid[ttl] = note.prefix_usd["frontier"]
+    assert paid["1h"] == pytest.approx(paid["5m"] * 2 / 1.25)
+
+
+def test_without_a_price_of_an_hour_the_prefix_is_left_out(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = RoutedClient(Router.load(folder), providers=providers(Clock()))
+    with caplog.at_level(logging.WARNING, "router.client"):
+        reply = client.complete([SYSTEM, QUESTION], cache=CacheMarks(ttl="1h"))
+    assert reply.decision.cache is None
+    assert "kept for 1h" in caplog.text
+
+
+def test_what_marks_no_cache_is_routed_without_one(folder: Path) -> None:
+    clock = Clock()
+    state = CacheState(clock=clock)
+    client = RoutedClient(Router.load(folder), providers=providers(clock), cache_state=state)
+    reply = client.complete([SYSTEM, QUESTION], cache=CacheMarks(enabled=False))
+    assert reply.decision.cache is None
+    assert len(state) == 0
 
 
 def test_no_prompt_is_in_what_is_remembered(folder: Path) -> None:
