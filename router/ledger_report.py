@@ -18,7 +18,7 @@ from router.errors import InputError
 from router.ledger import Ledger
 from router.ledger_rows import moment_us
 from router.records import NANOUSD_PER_USD
-from router.savings import CONFIDENCE, LATER_ROLES, MIN_CLUSTERS, Savings, discount_interval
+from router.savings import CONFIDENCE, FURTHER, MIN_CLUSTERS, Savings, discount_interval
 
 DIMENSIONS = ("day", "model", "tier")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -227,7 +227,7 @@ def _numbers(values: dict[str, Any]) -> dict[str, Any]:
 def _added(rows: Sequence[Any]) -> tuple[Total, Savings, dict[str, int], int]:
     total = dict.fromkeys(_fields(Total()), 0.0)
     savings: dict[str, Any] = dict.fromkeys(_fields(Savings()), 0)
-    later = dict.fromkeys((*LATER_ROLES, "other"), 0)
+    further = dict.fromkeys(FURTHER, 0)
     left_out: dict[str, int] = {}
     left_out_nanousd = 0
     for row in rows:
@@ -242,16 +242,16 @@ def _added(rows: Sequence[Any]) -> tuple[Total, Savings, dict[str, int], int]:
             continue
         for name in savings:
             savings[name] += values.get(name, 0)
-        for role in later:
-            later[role] += values[f"later_{role}"]
+        for name in further:
+            further[name] += values[f"further_{name}"]
         if measured:
             savings["n_measured"] += values["n_requests"]
             savings["measured_nanousd"] += values["baseline_nanousd"]
     counts: Any = {
         name: value if name.endswith("successes") else int(value) for name, value in total.items()
     }
-    if not later["other"]:
-        del later["other"]
+    if not further["other"]:
+        del further["other"]
     by_count = dict(sorted(left_out.items(), key=lambda item: (-item[1], item[0])))
-    added = Savings(**{**savings, "later_nanousd": later})
+    added = Savings(**{**savings, "further_nanousd": further})
     return Total(**counts), added, by_count, left_out_nanousd

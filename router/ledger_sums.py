@@ -10,8 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.ledger_tables import attempts, feedback, requests
-from router.savings import LATER_ROLES
+from router.savings import FURTHER
 
+NO_ANSWER = "no answer was served"
 _DAY_US = 86_400_000_000
 
 
@@ -77,20 +78,33 @@ def grouped(by: tuple[str, ...], since_us: int | None) -> Any:
     return _since(query, since_us)
 
 
+def _is_answer(a: Any) -> Any:
+    return a.served | a.status.in_(("answered", "rejected"))
+
+
+def _first_answers() -> Any:
+    """Which attempt brought the first answer of a request."""
+    a = attempts.alias().c
+    query = sa.select(a.request_id, sa.func.min(a.attempt).label("attempt"))
+    return query.where(_is_answer(a)).group_by(a.request_id).subquery()
+
+
 def per_request(since_us: int | None) -> Any:
     """One row per request: sums over its attempts, and why it is left out of the savings."""
-    r, a, f = requests.c, attempts.c, feedback.c
+    r, a, f, own = requests.c, attempts.c, feedback.c, _first_answers()
     n = sa.func.count(a.attempt)
-    is_later = a.attempt > 1
-    later = {
-        role: _sum(a.standard_nanousd, where=is_later & (a.role == role)) for role in LATER_ROLES
-    }
-    other = _sum(a.standard_nanousd, where=is_later & a.role.not_in(LATER_ROLES))
-    success = sa.case((_sum(1, where=a.served) > 0, sa.func.max(f.success)))
+    n_served = _sum(1, where=a.served)
+    is_own = a.attempt == own.c.attempt
+    roles = FURTHER[:3]
+    kind = sa.case((~_is_answer(a), "failed"), (a.role.in_(roles), a.role), else_="other")
+    further = {name: _sum(a.standard_nanousd, where=~is_own & (kind == name)) for name in FURTHER}
+    success = sa.case((n_served > 0, sa.func.max(f.success)))
     unknown_cost = n - sa.func.count(a.cost_nanousd)
     reason = sa.case(
         (~r.done, "not finished"),
         (n == 0, "no attempt"),
+        # A baseline that answered what nobody could would save without end.
+        (n_served == 0, NO_ANSWER),
         (sa.func.min(a.attempt) > 1, "its first attempt is missing"),
         (unknown_cost > 0, "the cost of an attempt is unknown"),
         (
@@ -110,16 +124,21 @@ def per_request(since_us: int | None) -> Any:
             reason.label("reason"),
             n.label("n_attempts"),
             unknown_cost.label("n_unknown_cost"),
-            _sum(1, where=a.served).label("n_served"),
+            n_served.label("n_served"),
             success.label("success"),
             _sum(a.cost_nanousd).label("cost_nanousd"),
             _sum(a.uncached_nanousd).label("uncached_nanousd"),
             _sum(a.standard_nanousd).label("standard_nanousd"),
-            _sum(a.standard_nanousd, where=~is_later).label("first_standard_nanousd"),
-            *(value.label(f"later_{role}") for role, value in later.items()),
-            other.label("later_other"),
+            _sum(a.standard_nanousd, where=is_own).label("own_standard_nanousd"),
+            *(value.label(f"further_{name}") for name, value in further.items()),
         )
-        .select_from(_with_feedback(requests.outerjoin(attempts, a.request_id == r.request_id)))
+        .select_from(
+            _with_feedback(
+                requests.outerjoin(attempts, a.request_id == r.request_id).outerjoin(
+                    own, own.c.request_id == r.request_id
+                )
+            )
+        )
         .group_by(r.request_id)
     )
     return _since(query, since_us)
@@ -132,8 +151,8 @@ def summed(each: Any) -> Any:
     counts = known & (c.n_unknown_cost == 0)
     plain = (
         *("n_attempts", "n_unknown_cost", "cost_nanousd", "uncached_nanousd", "standard_nanousd"),
-        *("first_standard_nanousd", "exploration_nanousd", "baseline_nanousd"),
-        *(f"later_{role}" for role in (*LATER_ROLES, "other")),
+        *("own_standard_nanousd", "exploration_nanousd", "baseline_nanousd"),
+        *(f"further_{name}" for name in FURTHER),
     )
     return sa.select(
         c.reason,
@@ -167,7 +186,6 @@ def residuals(each: Any, ratio: float) -> Any:
 
 def orphans() -> Any:
     """How many requests have feedback and no record."""
-    recorded = sa.select(requests.c.request_id)
-    return sa.select(sa.func.count(feedback.c.request_id.distinct())).where(
-        feedback.c.request_id.not_in(recorded)
-    )
+    # NOT IN would be a loop in a loop to PostgreSQL, once the requests outgrow its memory.
+    recorded = sa.select(sa.literal(1)).where(requests.c.request_id == feedback.c.request_id)
+    return sa.select(sa.func.count(feedback.c.request_id.distinct())).where(~recorded.exists())

@@ -61,14 +61,14 @@ def _savings(report: Report) -> list[str]:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    later = {role: nanousd for role, nanousd in s.later_nanousd.items() if nanousd}
-    roles = ", ".join(f"{role} {_usd(nanousd)}" for role, nanousd in later.items())
+    kinds = [f"{name} {_usd(nanousd)}" for name, nanousd in s.further_nanousd.items() if nanousd]
+    which = f" ({', '.join(kinds)})" if kinds else ""
     for name, nanousd in (
         ("baseline: always the strongest tier, no cache, no batch", s.baseline_nanousd),
         ("less routing saving", s.routing_nanousd),
         ("less cache saving, net of dearer writes", s.cache_nanousd),
         ("less batch saving", s.batch_nanousd),
-        (f"plus later attempts{f' ({roles})' if len(later) > 1 else ''}", s.escalation_nanousd),
+        (f"plus further attempts{which}", s.escalation_nanousd),
         ("plus exploration", s.exploration_nanousd),
         ("cost", s.cost_nanousd),
     ):

@@ -14,7 +14,8 @@ measured. Else two things are unknown of the call that was not made, and are est
   dollars instead of tokens, the same is done in dollars; where it expects nothing, as the keyword
   heuristic, the lengths count as equal.
 
-Where nothing was served the baseline is the strongest tier's expected cost, if there is one.
+Where nothing was served there is no baseline: nobody knows that the strongest tier would have
+answered what the others could not.
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ def baseline_of(
         expected_usd: Expected cost by tier, as in the decision.
         expected_output_tokens: By tier; empty where the artifact expects none.
     """
-    if served is None or served.usage is None:
+    if served is None:
+        return Baseline(None)
+    if served.usage is None:
         return Baseline(nanousd(expected_usd.get(strongest)))
     if served.tier == strongest:
         return Baseline(served.standard_nanousd, served.standard_nanousd is not None)

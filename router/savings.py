@@ -7,13 +7,20 @@
 
 The baseline is the bill of always using the strongest tier, without prompt cache and batch. With a
 request's attempts a = 1..k, each with its cost, the cost of its tokens without a cache ("uncached")
-and that without cache and batch ("standard"):
+and that without cache and batch ("standard"), and o the first of them that brought an answer (one
+that a verifier rejected is one):
 
 - cache saving = sum of uncached - cost: net of what writing to caches costs more, may be negative;
 - batch saving = sum of standard - uncached;
-- cost of escalation = sum of standard over the attempts after the first;
+- cost of escalation = sum of standard over all attempts but o: what was paid beyond one answer.
+  Attempts without an answer are "failed", before o and after it; the others go by their role;
 - cost of exploration = what the tier that was tried was expected to cost more than the policy's;
-- routing saving = baseline - (standard of the first attempt - cost of exploration).
+- routing saving = baseline - (standard of o - cost of exploration).
+
+So an attempt that failed and cost nothing is nobody's saving, and one tried again on the same tier
+counts as if it had answered at once. Where another tier stood in for one that failed, routing saved
+what the tier that answered was cheaper, or lost what it was dearer: what the one that was decided
+on would have cost is not known, since it never answered.
 
 Nothing here reads a ledger; ``router.ledger_report`` adds the sums up.
 """
@@ -31,17 +38,18 @@ CONFIDENCE = 0.95
 MIN_CLUSTERS = 20
 """With fewer independent sessions or requests no interval is given."""
 
-LATER_ROLES = ("escalation", "fallback", "retry")
-"""Why an attempt after the first is made; any other role is counted as "other"."""
+FURTHER = ("escalation", "fallback", "retry", "failed", "other")
+"""What is paid beyond one answer: by role, or without an answer ("failed")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Savings:
     """Sums over the requests of which every part is known, in whole nanodollars.
 
-    ``first_standard_nanousd`` is the standard cost of first attempts, ``later_nanousd`` that of the
-    later ones by role. Of the baseline, ``measured_nanousd`` is of the ``n_measured`` requests that
-    the strongest tier served itself; the rest is estimated (its output tokens are).
+    ``own_standard_nanousd`` is the standard cost of the first answers, ``further_nanousd`` that of
+    all other attempts, by the words of FURTHER. Of the baseline, ``measured_nanousd`` is of the
+    ``n_measured`` requests that the strongest tier served itself; the rest is estimated (its output
+    tokens are).
     """
 
     n_requests: int = 0
@@ -49,9 +57,9 @@ class Savings:
     cost_nanousd: int = 0
     uncached_nanousd: int = 0
     standard_nanousd: int = 0
-    first_standard_nanousd: int = 0
+    own_standard_nanousd: int = 0
     exploration_nanousd: int = 0
-    later_nanousd: dict[str, int] = field(default_factory=dict)
+    further_nanousd: dict[str, int] = field(default_factory=dict)
     n_measured: int = 0
     measured_nanousd: int = 0
 
@@ -67,13 +75,13 @@ class Savings:
 
     @property
     def escalation_nanousd(self) -> int:
-        """What the attempts after the first cost."""
-        return sum(self.later_nanousd.values())
+        """What was paid beyond one answer to each request."""
+        return sum(self.further_nanousd.values())
 
     @property
     def routing_nanousd(self) -> int:
         """What the policy's own choices saved."""
-        return self.baseline_nanousd - (self.first_standard_nanousd - self.exploration_nanousd)
+        return self.baseline_nanousd - (self.own_standard_nanousd - self.exploration_nanousd)
 
     @property
     def saved_nanousd(self) -> int:
@@ -103,7 +111,7 @@ class Savings:
             "n_requests": self.n_requests,
             **{f"{name}_nanousd": value for name, value in parts.items()},
             **{f"{name}_usd": value / NANOUSD_PER_USD for name, value in parts.items()},
-            "escalation_cost_by_role_nanousd": dict(self.later_nanousd),
+            "escalation_cost_by_role_nanousd": dict(self.further_nanousd),
             "baseline_measured": _share(self.n_measured, self.measured_nanousd),
             "baseline_estimated": _share(
                 self.n_requests - self.n_measured, self.baseline_nanousd - self.measured_nanousd

@@ -22,6 +22,7 @@ from router.ledger import Ledger, LedgerEntry
 from router.ledger_report import Report, report
 from router.savings import MIN_CLUSTERS, Savings, _student, discount_interval
 from router.since import parse_since
+from tests import postgres
 from tests.ledgers import NOON, any_records, attempt, many, request
 
 FRESH = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -47,6 +48,8 @@ def why_left_out(entry: LedgerEntry) -> str | None:
         return "not finished"
     if not attempts:
         return "no attempt"
+    if not any(a.served for a in attempts):
+        return "no answer was served"
     if attempts[0].attempt != 1:
         return "its first attempt is missing"
     if any(a.cost_nanousd is None for a in attempts):
@@ -60,24 +63,28 @@ def in_python(entries: list[LedgerEntry]) -> dict[str, Any]:
     """The savings and totals, by the formulas as they are written."""
     whole = [e for e in entries if why_left_out(e) is None]
     attempts = [a for e in whole for a in e.attempts]
-    later = Counter({"escalation": 0, "fallback": 0, "retry": 0})
-    for a in attempts:
-        if a.attempt > 1:
-            role = a.role if a.role in later else "other"
-            later[role] += a.standard_nanousd or 0
+    further = Counter({"escalation": 0, "fallback": 0, "retry": 0, "failed": 0})
+    own = 0
+    for e in whole:
+        answers = [a for a in e.attempts if a.served or a.status in ("answered", "rejected")]
+        own += answers[0].standard_nanousd or 0
+        for a in e.attempts:
+            if a is not answers[0]:
+                known = a.role if a.role in further else "other"
+                kind = known if a in answers else "failed"
+                further[kind] += a.standard_nanousd or 0
     baseline = sum(e.request.baseline_nanousd or 0 for e in whole)
     exploration = sum(e.request.exploration_nanousd for e in whole)
-    first = sum(a.standard_nanousd or 0 for a in attempts if a.attempt == 1)
     return {
         "n_requests": len(whole),
         "baseline": baseline,
         "cost": sum(a.cost_nanousd or 0 for a in attempts),
         "cache": sum((a.uncached_nanousd or 0) - (a.cost_nanousd or 0) for a in attempts),
         "batch": sum((a.standard_nanousd or 0) - (a.uncached_nanousd or 0) for a in attempts),
-        "escalation": sum(later.values()),
-        "by_role": {role: nanousd for role, nanousd in later.items() if role != "other" or nanousd},
+        "escalation": sum(further.values()),
+        "by_role": {kind: usd for kind, usd in further.items() if kind != "other" or usd},
         "exploration": exploration,
-        "routing": baseline - (first - exploration),
+        "routing": baseline - (own - exploration),
         "n_measured": sum(e.request.baseline_measured for e in whole),
         "left_out": Counter(why for e in entries if (why := why_left_out(e)) is not None),
     }
@@ -92,7 +99,7 @@ def as_reported(found: Report) -> dict[str, Any]:
         "cache": s.cache_nanousd,
         "batch": s.batch_nanousd,
         "escalation": s.escalation_nanousd,
-        "by_role": s.later_nanousd,
+        "by_role": s.further_nanousd,
         "exploration": s.exploration_nanousd,
         "routing": s.routing_nanousd,
         "n_measured": s.n_measured,
@@ -195,6 +202,120 @@ def test_an_example_by_hand(fresh: Callable[[], Ledger]) -> None:
     assert adds_up(found)
 
 
+FREE: dict[str, Any] = {
+    "served": False,
+    "usage": None,
+    "cost_nanousd": 0,
+    "uncached_nanousd": 0,
+    "standard_nanousd": 0,
+}
+
+
+def paid(number: int, tier: str, nanousd: int, **facts: Any) -> Any:
+    same = dict.fromkeys(("cost_nanousd", "uncached_nanousd", "standard_nanousd"), nanousd)
+    return attempt(number, tier, **{**same, **facts})
+
+
+def test_what_nobody_answered_was_not_saved(fresh: Callable[[], Ledger]) -> None:
+    with fresh() as ledger:
+        for number in range(30):
+            attempts = [
+                attempt(status="outage", **FREE),
+                attempt(2, "mid", status="outage", **FREE),
+            ]
+            ledger.record(request(f"r{number}"), attempts)
+        found = report(ledger)
+    assert found.left_out == {"no answer was served": 30}
+    assert found.savings.discount is None and found.savings.saved_nanousd == 0
+
+
+# Always the strongest tier would have cost 1,000: attempts, what routing saved, and what else was
+# paid for.
+MEANINGS: dict[str, tuple[list[Any], int, dict[str, int]]] = {
+    "at once": ([paid(1, "nano", 100)], 900, {}),
+    "a free failure, tried again": (
+        [attempt(status="rate-limit", **FREE), paid(2, "nano", 100, role="retry")],
+        900,
+        {},
+    ),
+    "a free failure, another tier stood in: it saved what that one was cheaper": (
+        [attempt(status="outage", **FREE), paid(2, "mid", 300, role="fallback")],
+        700,
+        {},
+    ),
+    "a free failure, a dearer tier stood in": (
+        [attempt(status="outage", **FREE), paid(2, "frontier", 1200, role="fallback")],
+        -200,
+        {},
+    ),
+    "a batch that expired, and a row that ran again": (
+        [attempt(status="expired", batch=True, **FREE), paid(2, "nano", 100, role="retry")],
+        900,
+        {},
+    ),
+    "a failure that was charged for, tried again": (
+        [paid(1, "nano", 40, status="cut", served=False), paid(2, "nano", 100, role="retry")],
+        900,
+        {"failed": 40},
+    ),
+    "a rejected answer": (
+        [
+            attempt(status="rate-limit", **FREE),
+            paid(2, "nano", 100, role="retry", status="rejected", served=False),
+            paid(3, "mid", 300),
+        ],
+        900,
+        {"escalation": 300},
+    ),
+    "a rejected answer, and the next tier was down": (
+        [
+            paid(1, "nano", 100, status="rejected", served=False),
+            paid(2, "mid", 30, status="cut", served=False),
+            paid(3, "frontier", 1000, role="fallback"),
+        ],
+        900,
+        {"failed": 30, "fallback": 1000},
+    ),
+    "nothing after a rejected answer": (
+        [paid(1, "nano", 100, status="rejected"), attempt(2, "mid", status="outage", **FREE)],
+        900,
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MEANINGS)
+def test_the_parts_mean_what_they_say(case: str, fresh: Callable[[], Ledger]) -> None:
+    attempts, routing, further = MEANINGS[case]
+    with fresh() as ledger:
+        ledger.record(request(baseline_nanousd=1000), attempts)
+        found = report(ledger).savings
+    assert found.routing_nanousd == routing
+    assert {kind: usd for kind, usd in found.further_nanousd.items() if usd} == further
+    assert adds_up(found)
+
+
+def test_feedback_without_a_request_is_looked_for_by_a_join(
+    postgres_server: postgres.Server,
+) -> None:
+    """A plan for each feedback through all requests would never end where there are many."""
+    from router import ledger_sums
+
+    with Ledger(postgres_server.new_database()) as ledger:
+        ledger.record_many((request(f"r{i}"), []) for i in range(5000))
+        with ledger.engine.writing() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO cps_feedback SELECT request_id, 'user', at_us, 1, NULL "
+                "FROM cps_requests"
+            )
+            connection.exec_driver_sql("ANALYZE cps_requests, cps_feedback")
+            connection.exec_driver_sql("SET LOCAL work_mem = '64kB'")
+            statement = ledger_sums.orphans().compile(dialect=connection.dialect)
+            rows = connection.exec_driver_sql(f"EXPLAIN {statement}", statement.params).fetchall()
+    plan = "\n".join(row[0] for row in rows)
+    assert "Anti Join" in plan and "SubPlan" not in plan
+
+
 def test_an_unknown_cost_is_counted_and_never_free(fresh: Callable[[], Ledger]) -> None:
     with fresh() as ledger:
         ledger.record(request("known"), [attempt(cost_nanousd=100)])
@@ -235,7 +356,7 @@ def test_since_and_the_dimensions(fresh: Callable[[], Ledger]) -> None:
         assert all_of_it.cost_nanousd == everything.total.cost_nanousd
         empty = report(ledger, since=NOON + timedelta(days=9))
         assert empty.groups == [] and empty.savings == Savings(
-            later_nanousd=empty.savings.later_nanousd
+            further_nanousd=empty.savings.further_nanousd
         )
         assert empty.interval is None and empty.savings.discount is None
         for by in (["hour"], ["day", "day"]):
