@@ -42,12 +42,15 @@ class Clock:
 
     def __init__(self) -> None:
         self.at = NOON
+        self.n_sleeps = 0
 
     def now(self) -> datetime:
         return self.at
 
     def sleep(self, seconds: float) -> None:
         self.at += timedelta(seconds=seconds)
+        self.n_sleeps += 1
+        assert self.n_sleeps < 1000  # what never ends shall fail
 
 
 def failure(kind: str, **facts: Any) -> ProviderError:

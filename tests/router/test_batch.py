@@ -279,6 +279,7 @@ def test_the_batch_of_another_part_is_not_taken_for_this_ones(lite: Setting) -> 
         patch.setattr(provider, "find_batch", lambda key, custom_ids, *, since: "batch_1")
         lite.clock.sleep(100)
         assert jobs.resume(job.job_id).batches == {"running": 2}
+    assert len(provider.batches()) == 2
     assert jobs.resume(job.job_id, wait=True).rows == {"answered": 4}
     assert set(provider.handed_in.values()) == {1}
 
