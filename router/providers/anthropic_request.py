@@ -92,7 +92,7 @@ def _turns(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[dict
         elif role == "assistant":
             # An answer of tool calls alone comes with an empty text, which the API refuses.
             blocks = [block for block in blocks if block != {"type": "text", "text": ""}]
-            blocks += [_tool_use(call) for call in tool_calls_of(message)]
+            blocks += [_tool_use(call) for call in tool_calls_of(message, index)]
         blocks = _marked(blocks, message)
         if role == "tool" and after_tool:
             # The results of parallel calls belong into one turn.

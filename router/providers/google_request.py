@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router.errors import InputError
 from router.providers.base import Message, Prompt, Tool
 from router.providers.shaping import (
     called,
@@ -88,7 +89,7 @@ def _contents(
             parts = [_response(message, index, names)]
         else:
             parts = [_part(part) for part in given if part != {"type": "text", "text": ""}]
-            for call in tool_calls_of(message):
+            for call in tool_calls_of(message, index):
                 name, arguments = called(call)
                 names[str(call.get("id"))] = name
                 parts.append(_call(model, call, name, arguments))
@@ -121,7 +122,13 @@ def _call(
     part: dict[str, Any] = {"function_call": {"name": name, "args": arguments}}
     signature = signature_of(call)
     if signature is not None:
-        part["thought_signature"] = base64.urlsafe_b64decode(signature)
+        try:
+            part["thought_signature"] = base64.urlsafe_b64decode(signature)
+        except ValueError:
+            raise InputError(
+                "expected the thought_signature of a tool call in URL-safe base64, got something "
+                "else: pass on extra_content as it came with the answer."
+            ) from None
     elif not model.startswith(("gemini-1", "gemini-2")):
         part["thought_signature"] = _NO_SIGNATURE
     return part

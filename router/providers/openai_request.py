@@ -18,6 +18,7 @@ from router.providers.shaping import (
     parts_of,
     role_of,
     stable,
+    tool_calls_of,
     without_marks,
 )
 
@@ -64,8 +65,9 @@ def _message(message: Mapping[str, Any], index: int) -> dict[str, Any]:
         result["content"] = [without_marks(part) for part in parts_of(message, index)]
     else:
         parts_of(message, index)  # refuses what is neither text nor parts
-    if message.get("tool_calls"):
-        result["tool_calls"] = [without_marks(call) for call in message["tool_calls"]]
+    calls = tool_calls_of(message, index)
+    if calls:
+        result["tool_calls"] = [without_marks(call) for call in calls]
     return result
 
 

@@ -18,10 +18,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
-from router.errors import MissingExtraError, ProviderError
+from router.errors import CpsRouterError, InputError, MissingExtraError, ProviderError
 from router.providers.base import Answer, CacheMarks, Chunk, Prompt
 from router.providers.caching import CachePolicy, cache_policy
 from router.providers.failures import failure
+from router.providers.shaping import is_json, unsendable
 
 # How long a provider may be silent where the caller does not say: what the SDKs themselves allow.
 DEFAULT_TIMEOUT_S = 600.0
@@ -103,12 +104,12 @@ class SdkProvider(ABC):
             ProviderError: whatever the provider or the network did.
             InputError: the prompt is not in the chat form.
         """
-        request = self._request(model, prompt)
+        request = self._shaped(model, prompt)
         client = self._sync_client()
         try:
             return self._answer(self._call(client, request, timeout_s or DEFAULT_TIMEOUT_S))
         except Exception as error:
-            failed = failure(self.id, model, error)
+            failed = self._failed(model, request, error)
         # Outside the handler: the SDK's exception holds the request, and with it prompt and key.
         raise failed
 
@@ -116,12 +117,12 @@ class SdkProvider(ABC):
         self, model: str, prompt: Prompt, *, timeout_s: float | None = None
     ) -> Answer:
         """As ``complete``, awaited."""
-        request = self._request(model, prompt)
+        request = self._shaped(model, prompt)
         client = self._async_client()
         try:
             return self._answer(await self._acall(client, request, timeout_s or DEFAULT_TIMEOUT_S))
         except Exception as error:
-            failed = failure(self.id, model, error)
+            failed = self._failed(model, request, error)
         raise failed
 
     def stream(
@@ -133,7 +134,7 @@ class SdkProvider(ABC):
             ProviderError: whatever went wrong; "cut" for a stream that ends before its end.
             InputError: the prompt is not in the chat form.
         """
-        request = self._request(model, prompt)
+        request = self._shaped(model, prompt)
         client = self._sync_client()
         collector = self._collector()
         begun = False
@@ -147,7 +148,7 @@ class SdkProvider(ABC):
                     yield Chunk(text)
             last = Chunk(answer=collector.answer())
         except Exception as error:
-            failed: ProviderError | None = failure(self.id, model, error, streaming=begun)
+            failed: Exception | None = self._failed(model, request, error, streaming=begun)
         else:
             failed = None
         finally:
@@ -161,7 +162,7 @@ class SdkProvider(ABC):
         self, model: str, prompt: Prompt, *, timeout_s: float | None = None
     ) -> AsyncIterator[Chunk]:
         """As ``stream``, awaited."""
-        request = self._request(model, prompt)
+        request = self._shaped(model, prompt)
         client = self._async_client()
         collector = self._collector()
         begun = False
@@ -175,7 +176,7 @@ class SdkProvider(ABC):
                     yield Chunk(text)
             last = Chunk(answer=collector.answer())
         except Exception as error:
-            failed: ProviderError | None = failure(self.id, model, error, streaming=begun)
+            failed: Exception | None = self._failed(model, request, error, streaming=begun)
         else:
             failed = None
         finally:
@@ -203,6 +204,34 @@ class SdkProvider(ABC):
         if client is not None:
             await self._close_async(client)
         self.close()
+
+    # Whose fault it is.
+
+    def _shaped(self, model: str, prompt: Prompt) -> Mapping[str, Any]:
+        """The arguments of the SDK's call; whatever goes wrong here is the prompt's fault.
+
+        Raises:
+            InputError: the prompt cannot be shaped; nothing was sent.
+        """
+        try:
+            return self._request(model, prompt)
+        except InputError:
+            raise
+        except Exception:
+            failed = unsendable(self.id)
+        # Outside the handler: what was raised may quote the prompt.
+        raise failed
+
+    def _failed(
+        self, model: str, request: Mapping[str, Any], error: Exception, *, streaming: bool = False
+    ) -> CpsRouterError:
+        """What to raise for what came out of a call."""
+        failed = failure(self.id, model, error, streaming=streaming)
+        # SDKs raise the same errors for a request that they cannot write and an answer that they
+        # cannot read: which it was, the request shows.
+        if failed.kind == "malformed" and not streaming and not is_json(request):
+            return unsendable(self.id)
+        return failed
 
     # Hooks with a usual answer.
 

@@ -104,10 +104,25 @@ def text_of(message: Message, index: int) -> str:
     )
 
 
-def tool_calls_of(message: Message) -> list[Mapping[str, Any]]:
-    """The calls an assistant's message makes."""
+def tool_calls_of(message: Message, index: int) -> list[Mapping[str, Any]]:
+    """The calls an assistant's message makes.
+
+    Raises:
+        InputError: they are no list of mappings.
+    """
     calls = message.get("tool_calls")
-    return [call for call in calls if isinstance(call, Mapping)] if calls else []
+    if calls is None:
+        return []
+    if (
+        isinstance(calls, Sequence)
+        and not isinstance(calls, str | bytes)
+        and all(isinstance(call, Mapping) for call in calls)
+    ):
+        return list(calls)
+    raise InputError(
+        f"expected the tool_calls of message {index} as a list of mappings, got "
+        f"{type(calls).__name__}: pass on those of the answer unchanged."
+    )
 
 
 def called(call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -128,6 +143,32 @@ def called(call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if not isinstance(arguments, dict):
         arguments = {"arguments": given}
     return str(function.get("name")), arguments
+
+
+def unsendable(provider: str) -> InputError:
+    """The error for a prompt that has no form in which it could be sent; it quotes nothing."""
+    return InputError(
+        f"expected a prompt of texts, numbers, lists and mappings in the chat form for {provider}, "
+        "got something in it that is none of these: correct its messages, tools and options."
+    )
+
+
+def is_json(value: Any) -> bool:
+    r"""Whether a request can be written as JSON, in UTF-8.
+
+    >>> is_json({"text": "caf\u00e9"}), is_json({"text": "\ud800"}), is_json([float("nan")])
+    (True, False, False)
+    """
+    try:
+        # Objects of the SDK's own are its business.
+        json.dumps(value, ensure_ascii=False, allow_nan=False, default=_fields).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _fields(value: Any) -> Any:
+    return [getattr(value, name) for name in getattr(value, "__dataclass_fields__", ())]
 
 
 def image_of(part: Mapping[str, Any]) -> tuple[str, str] | str | None:

@@ -177,7 +177,6 @@ NOT_TEXT: list[dict[str, Any]] = [
     {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
     {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "input_audio"}]},
     {"role": "assistant", "content": None, "audio": {"id": "a"}},
-    {"role": "user", "content": {"type": "file"}},
 ]
 
 
