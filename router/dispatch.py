@@ -27,6 +27,7 @@ from router.effects import CallModel, CloseStream, Emit, Flow, NextChunk, OpenSt
 from router.errors import CostLimitError, InputError, ProviderError, RoutingError
 from router.flight import Job, Parts, Started
 from router.flight_log import FlightLog
+from router.own_clock import OwnClock
 from router.providers.base import Answer, Chunk, Prompt, Provider
 from router.records import Role
 from router.reply import Reply
@@ -41,13 +42,16 @@ class Flight:
 
     def __init__(self, parts: Parts, job: Job) -> None:
         self._parts, self._job, self._ask = parts, job, job.ask
-        self._deadline = parts.clock() + parts.retrying.deadline_s
-        self._log = FlightLog(parts, job, parts.now())
+        self._clock = OwnClock(parts.clock)
+        self._deadline = self._clock() + parts.retrying.deadline_s
+        self._log = FlightLog(parts, job, parts.now(), self._clock)
         self._candidates = Candidates(parts, job, lambda: self._log.spent_usd)
         self._failure: ProviderError | None = None
         self._answer: Answer | None = None
         self._verified: bool | None = None
         self._emitted = False
+        # Whether the latest failure was one of time: the provider's, or what was left of ours.
+        self._timed_out = self._out_of_time = False
 
     def run(self) -> Flow[Reply]:
         """The whole request. Raises what its caller shall see."""
@@ -103,7 +107,7 @@ class Flight:
             )
 
     def _next_tier(self) -> Tier | None:
-        if self._parts.clock() >= self._deadline:
+        if self._clock() >= self._deadline:
             return None
         try:
             return self._candidates.next(has_answer=self._answer is not None)
@@ -114,7 +118,7 @@ class Flight:
 
     def _try(self, tier: Tier, role: Role) -> Flow[Answer | None]:
         """Call a tier, maybe several times; None where it has no answer for us."""
-        retrying, clock = self._parts.retrying, self._parts.clock
+        retrying, clock = self._parts.retrying, self._clock
         for n_retries in range(retrying.retries + 1):
             left_s = self._deadline - clock()
             bound = self._candidates.bound(tier)
@@ -130,6 +134,9 @@ class Flight:
                 prompt = replace(prompt, max_output_tokens=bound.max_output_tokens)
             started = Started(tier, role, self._parts.now(), clock(), bound)
             timeout_s = min(left_s, retrying.timeout_s)
+            # The first call has all the time there is, even where that is less.
+            has_its_time = timeout_s >= retrying.timeout_s or not self._log.attempts
+            self._timed_out = self._out_of_time = False
             try:
                 answer = yield from self._call(provider, tier.model, prompt, timeout_s)
             except ProviderError as error:
@@ -150,7 +157,12 @@ class Flight:
                     yield from self._record()
                 return answer
             self._failure = failure
-            self._tell_breaker(permit, tier, failure)
+            self._timed_out |= failure.kind == "timeout"
+            if self._out_of_time or (self._timed_out and not has_its_time):
+                # It was not given the time that a call may take: nothing is known against it.
+                permit.released()
+            else:
+                self._tell_breaker(permit, tier, failure)
             self._log.ended(started, failure.kind, free=not failure.billed)
             yield from self._record()
             if self._emitted or (failure.kind == "refused" and self._answer is None):
@@ -180,13 +192,16 @@ class Flight:
                     raise ProviderError("the stream ended too early", kind="cut", billed=True)
                 if chunk.text:
                     self._emitted = True
-                    yield Emit(chunk.text)
+                    with self._clock.stopped():
+                        yield Emit(chunk.text)
                 if chunk.answer is not None:
                     return _checked(chunk.answer)
-                if self._parts.clock() >= self._deadline:
+                if self._clock() >= self._deadline:
+                    self._out_of_time = True
                     raise ProviderError("no whole answer in time", kind="timeout", billed=True)
         except ProviderError as error:
             failure = error
+            self._timed_out = failure.kind == "timeout"
         finally:
             try:
                 yield CloseStream(stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
@@ -27,8 +28,9 @@ class FlightLog:
         spent_usd: What they can have cost at most, where there is a limit.
     """
 
-    def __init__(self, parts: Parts, job: Job, at: datetime) -> None:
+    def __init__(self, parts: Parts, job: Job, at: datetime, clock: Callable[[], float]) -> None:
         self._parts, self._job, self._ask, self._at = parts, job, job.ask, at
+        self._clock = clock
         self.attempts: list[AttemptRecord] = []
         self.spent_usd = 0.0
 
@@ -46,7 +48,7 @@ class FlightLog:
         It is billed to the tier that was called, whatever model the provider names.
         """
         # First of all: what follows takes time that is not the provider's.
-        latency_s = max(self._parts.clock() - started.begun_s, 0.0)
+        latency_s = max(self._clock() - started.begun_s, 0.0)
         usage = usage if isinstance(usage, Usage) else None
         tier = started.tier
         price = None if usage is None else self._parts.prices.of(tier, started.at)

@@ -22,6 +22,7 @@ from router.prices import PriceBook
 from router.providers.base import Answer, Chunk, Prompt
 from router.testing import Cut, FakeProvider
 from router.tiers import Tier, TierSet
+from router.usage import Usage
 from router.verifiers import exact
 from tests.router.client_world import EASY, TIERS, MemoryLedger, PlanRouter, World, client_of
 from tests.router.test_client import WAYS, in_every_way, short
@@ -318,6 +319,95 @@ def test_a_stream_that_fails_before_its_first_piece_falls_back() -> None:
         assert list(stream) == ["fine"]
     assert [a.status for a in stream.reply.attempts] == ["cut", "answered"]
     assert fake.open_streams == 0
+
+
+class Steady(FakeProvider):
+    """Streams so many pieces, each after so many seconds of the world's clock."""
+
+    def __init__(self, world: World, n: int, seconds: float) -> None:
+        super().__init__("x", cache=None, clock=world.clock)
+        self.world, self.n, self.seconds = world, n, seconds
+
+    def stream(
+        self, model: str, prompt: Prompt, *, timeout_s: float | None = None
+    ) -> Iterator[Chunk]:
+        for _ in range(self.n):
+            self.world.now_s += self.seconds
+            yield Chunk("word ")
+        yield Chunk(answer=Answer("word " * self.n, Usage(10, self.n)))
+
+    async def astream(
+        self, model: str, prompt: Prompt, *, timeout_s: float | None = None
+    ) -> AsyncIterator[Chunk]:
+        for chunk in self.stream(model, prompt):
+            yield chunk
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_the_readers_time_is_neither_latency_nor_a_failure(way: str) -> None:
+    ledger, world = MemoryLedger(), World()
+    fake = Steady(world, n=5, seconds=2.0)
+    client, _ = client_of(providers={"one": fake, "two": fake}, ledger=ledger, world=world)
+
+    async def aread(request_id: str) -> str:
+        async with client.astream(EASY, request_id=request_id) as stream:
+            async for _ in stream:
+                world.now_s += 100.0
+        return stream.reply.text
+
+    def read(request_id: str) -> str:
+        with client.stream(EASY, request_id=request_id) as stream:
+            for _ in stream:
+                world.now_s += 100.0
+        return stream.reply.text
+
+    for n in range(6):
+        text = read(f"r{n}") if way == "stream" else asyncio.run(aread(f"r{n}"))
+        assert text == "word " * 5
+        (attempt,) = ledger.made(f"r{n}")
+        assert (attempt.status, attempt.latency_s) == ("answered", pytest.approx(10.0))
+
+
+def test_a_stream_that_flows_beyond_the_deadline_is_no_fault_of_its_tier() -> None:
+    world = World()
+    fake = Steady(world, n=100, seconds=5.0)
+    client, _ = client_of(
+        providers={"one": fake, "two": fake}, router=PlanRouter(["nano"]), world=world
+    )
+    for _ in range(8):
+        with pytest.raises(ProviderError, match="in time") as caught:
+            list(client.stream(EASY))
+        assert (caught.value.kind, caught.value.billed) == ("cut", True)
+    assert client._parts.breaker.resting() == frozenset()
+
+
+def test_what_is_left_of_a_deadline_closes_no_healthy_tier() -> None:
+    # nano always hangs; mid needs 30 s, and has 20 s left each time.
+    world = World()
+    client, fake = client_of(
+        router=PlanRouter(["nano", "mid"]), world=world, timeout_s=40.0, deadline_s=60.0
+    )
+    fake.latency_s = 1000.0
+    for _ in range(4):
+        with pytest.raises(ProviderError):
+            client.complete(EASY)
+    breaker = client._parts.breaker
+    # Four time-outs in a row: one more that was given its time opens it.
+    for name in ("nano", "mid"):
+        permit = breaker.enter(name)
+        assert permit is not None
+        permit.failed()
+    assert breaker.resting() == {"nano"}
+
+
+def test_a_tier_that_hangs_is_closed_where_the_deadline_is_shorter_than_a_time_out() -> None:
+    world = World()
+    client, fake = client_of(router=PlanRouter(["nano"]), world=world, deadline_s=30.0)
+    fake.latency_s = 1000.0
+    for _ in range(5):
+        with pytest.raises(ProviderError):
+            client.complete(EASY)
+    assert client._parts.breaker.resting() == {"nano"}
 
 
 def leave_by_close(client: RoutedClient) -> None:
