@@ -58,7 +58,7 @@ class Ledger:
     Raises:
         MissingExtraError: SQLAlchemy or the driver is not installed.
         LedgerError: the ledger cannot be opened, or was written by a newer release.
-        InputError: an argument is none of the above.
+        InputError: an argument is none of the above, or nothing is there with ``create`` False.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Ledger:
             return
         # In one order, so that two who write the same requests do not wait for each other.
         rows.sort(key=lambda row: (row[0]["request_id"], row[0]["revision"]))
-        with self._engine.writing() as connection:
+        with self._engine.writing(at_once=True) as connection:
             self._sql.upsert_requests(connection, [row for row, _ in rows])
             self._sql.upsert_attempts(connection, [row for _, its in rows for row in its])
 
@@ -165,7 +165,7 @@ class Ledger:
         """
         at_us = moment_us("at", datetime.now(UTC) if at is None else at)
         row = feedback_row(request_id, success, score, source, at_us)
-        with self._engine.writing() as connection:
+        with self._engine.writing(at_once=True) as connection:
             self._sql.upsert_feedback(connection, row, is_latest=at is None)
             return self._sql.is_recorded(connection, row["request_id"])
 
@@ -197,7 +197,7 @@ class Ledger:
 
     def request(self, request_id: str) -> LedgerEntry | None:
         """One request, None where it is not recorded. Raises LedgerError."""
-        with self._engine.reading() as connection:
+        with self._engine.reading(at_once=True) as connection:
             return self._sql.entry(connection, name_of("request_id", request_id))
 
     def erase_queries(self, *, before: datetime) -> int:
@@ -217,7 +217,7 @@ class Ledger:
         wanted = sorted({name_of("key", key) for key in keys})
         if not wanted:
             return []
-        with self._engine.reading() as connection:
+        with self._engine.reading(at_once=True) as connection:
             return self._sql.warm_of(connection, wanted)
 
     def save_warm(self, entries: Sequence[WarmPrefix]) -> None:
@@ -229,7 +229,7 @@ class Ledger:
         rows: list[Row] = sorted(map(warm_row, entries), key=lambda row: (row["tier"], row["key"]))
         if not rows:
             return
-        with self._engine.writing() as connection:
+        with self._engine.writing(at_once=True) as connection:
             self._sql.upsert_warm(connection, rows)
             self._savings += 1
             if self._savings % _PRUNE_EVERY == 0:

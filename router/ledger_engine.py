@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -39,8 +39,9 @@ class LedgerEngine:
         self._synchronous = synchronous
         self._busy_timeout_s = busy_timeout_s
         self._closed = False
-        if place.path is not None and not create and not place.path.exists():
-            raise LedgerError(
+        # Not Path.exists, which raises for a name that is too long.
+        if place.path is not None and not create and not os.path.exists(place.path):
+            raise InputError(
                 f"expected a ledger at {place.shown}, found no file: check the path, or the "
                 "variable CPS_ROUTER_LEDGER."
             )
@@ -58,23 +59,33 @@ class LedgerEngine:
             raise
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """A connection that sees one state of the ledger until its end. Raises LedgerError."""
+    def reading(self, *, at_once: bool = False) -> Iterator[sa.Connection]:
+        """A connection that sees one state of the ledger until its end. Raises LedgerError.
+
+        ``at_once``: a server that does not answer in time is an error (see
+        `router.ledger_postgres`); otherwise it may take long, as a report does.
+        """
         self._check()
         with one_sentence(self.place), self._engine.connect() as connection:
             if not self.place.is_sqlite:
                 # The default would see, in each statement, what was committed meanwhile.
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
+            with connection.begin(), self._patience(connection, at_once):
                 yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """A transaction, committed at its end; what fails is undone. Raises LedgerError."""
+    def writing(self, *, at_once: bool = False) -> Iterator[sa.Connection]:
+        """A transaction, committed at its end; what fails is undone. Raises LedgerError.
+
+        ``at_once`` as in `reading`.
+        """
         self._check()
         with one_sentence(self.place):
             if not self.place.is_sqlite:
-                with self._engine.begin() as connection:
+                with (
+                    self._engine.begin() as connection,
+                    self._patience(connection, at_once),
+                ):
                     yield connection
                 return
             # SQLite lets one write at a time, and those who wait for its lock ask again and again;
@@ -91,6 +102,13 @@ class LedgerEngine:
                         yield connection
             finally:
                 self._write_lock.release()
+
+    def _patience(self, connection: sa.Connection, at_once: bool) -> AbstractContextManager[None]:
+        if at_once or self.place.is_sqlite:
+            return nullcontext()
+        from router.ledger_postgres import patient
+
+        return patient(connection)
 
     def close(self) -> None:
         """Close the connections; more than once is no error."""
@@ -118,9 +136,8 @@ class LedgerEngine:
             options["connect_args"] = {"timeout": timeout_s}
         else:
             options["pool_pre_ping"] = True
-            options["connect_args"] = {"connect_timeout": max(2, round(timeout_s))}
         try:
-            engine = sa.create_engine(self.place.url, **options)
+            engine = sa.create_engine(_url_of(self.place), **options)
         except ModuleNotFoundError as error:
             raise driver_missing(error) from None
         except (sa.exc.ArgumentError, ValueError):
@@ -132,7 +149,9 @@ class LedgerEngine:
             sa.event.listen(engine, "connect", self._set_up_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
         else:
-            sa.event.listen(engine, "connect", self._set_up_postgres)
+            from router.ledger_postgres import guard
+
+            guard(engine, timeout_s, flushes=self._synchronous == "full")
         return engine
 
     def _set_up_sqlite(self, connection: sqlite3.Connection, _: Any) -> None:
@@ -145,18 +164,11 @@ class LedgerEngine:
         level = self._synchronous if mode == "wal" else "full"
         connection.execute(f"PRAGMA synchronous = {level}")
 
-    def _set_up_postgres(self, connection: Any, _: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET lock_timeout = {max(1, round(self._busy_timeout_s * 1000))}")
-            if self._synchronous == "full":
-                cursor.execute("SET synchronous_commit = on")
-        connection.commit()
-
     def _prepare(self, create: bool) -> None:
         with self._engine.connect() as connection:
             version = version_of(connection)
         if version is None and not create:
-            raise LedgerError(
+            raise InputError(
                 f"expected a ledger at {self.place.shown}, found none in that database: check the "
                 "path or URL."
             )
@@ -191,6 +203,15 @@ class LedgerEngine:
             raw.close()
         # The connection at hand was set up before the switch.
         self._engine.dispose()
+
+
+def _url_of(place: Place) -> sa.URL | str:
+    if place.path is None:
+        return place.url
+    if not place.read_only:
+        return sa.URL.create("sqlite", database=str(place.path))
+    options = {"mode": "ro", "uri": "true"}
+    return sa.URL.create("sqlite", database=place.path.as_uri(), query=options)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -38,6 +38,7 @@ _POSTGRES = {
     "3D000": ("there is no such database", "create it, or correct the URL"),
     "3F": ("there is no such schema", "create it, or correct the search path"),
     "42501": ("the user may not do this", "grant the user the rights to create, read and write"),
+    "57014": ("it did not answer in time", "try again, or raise busy_timeout_s"),
     "57": ("the server ended the connection", "try again once it is up"),
     "08": ("the server cannot be reached", "check that it is up, and the URL"),
     "54": ("a text is too long for it", "shorten the query, or keep no text"),

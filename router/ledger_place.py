@@ -23,11 +23,16 @@ _SQLITE_HEADS = ("sqlite:///", "sqlite+pysqlite:///")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Place:
-    """A ledger's place; ``shown`` is what errors and reprs may say: no user, password or option."""
+    """A ledger's place; ``shown`` is what errors and reprs may say: no user, password or option.
 
-    url: str
+    Either a file's ``path`` or a server's ``url``: written into a URL, a path with a question mark
+    would be that of another file.
+    """
+
     shown: str
+    url: str = ""
     path: Path | None = None
+    read_only: bool = False
 
     @property
     def is_sqlite(self) -> bool:
@@ -46,7 +51,8 @@ def default_ledger() -> str:
 def place_of(url_or_path: str | os.PathLike[str]) -> Place:
     """Read a path, ``sqlite:///PATH`` or ``postgresql://...``.
 
-    Paths are made absolute at once, so that a later change of folder moves no ledger.
+    Paths are made absolute at once, so that a later change of folder moves no ledger. A path is
+    taken as it stands; in a URL, ``%3F`` and the like are the characters they stand for.
 
     Raises:
         InputError: it is none of them; the message shows no URL, which may hold a password.
@@ -64,11 +70,11 @@ def place_of(url_or_path: str | os.PathLike[str]) -> Place:
     if not colon:
         return _file(text, "")
     if scheme in _POSTGRES:
-        return Place("postgresql+psycopg" + text[len(scheme) :], _shown(text))
+        return Place(_shown(text), "postgresql+psycopg" + text[len(scheme) :])
     for head in _SQLITE_HEADS:
         if text.startswith(head):
             path, _, options = text[len(head) :].partition("?")
-            return _file(path, options)
+            return _file(unquote(path), options)
     raise InputError(
         "expected a ledger as a path, sqlite:///PATH or postgresql://user@host/database, got "
         f"another kind of URL ({scheme[:20]!r}): choose one of them."
@@ -84,10 +90,7 @@ def _file(name: str, options: str) -> Place:
             "have for itself: name a file, for example ledger.db."
         )
     path = Path(name).expanduser().absolute()
-    read_only = parse_qs(options).get("mode") == ["ro"]
-    if read_only:
-        return Place(f"sqlite:///{path.as_uri()}?mode=ro&uri=true", str(path), path)
-    return Place(f"sqlite:///{path}", str(path), path)
+    return Place(str(path), path=path, read_only=parse_qs(options).get("mode") == ["ro"])
 
 
 def _shown(url: str) -> str:

@@ -11,7 +11,8 @@ from router.ledger_report import Group, Report, Total
 from router.records import NANOUSD_PER_USD
 from router.savings import MIN_CLUSTERS, Savings
 
-_WIDTH = 120
+# More than three names of the greatest length and their figures: a table is as wide as its cells.
+_WIDTH = 10_000
 
 
 def report_text(report: Report) -> str:

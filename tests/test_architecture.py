@@ -238,6 +238,8 @@ def only_declared_dependencies(sources: Sources, project: dict[str, object]) -> 
             extras = ["encoder", *CLIENT_EXTRAS, "ledger", "postgres"] if found.is_lazy else []
             if module.startswith("router.ledger"):
                 extras.append("ledger")  # only loaded by those who keep one
+            if module == "router.ledger_postgres":
+                extras.append("postgres")  # and that one by those who keep it there
         known = {"router", "training", *sys.stdlib_module_names, *declared(project, *extras)}
         if found.top not in known:
             complaints.append(f"{module}:{found.line} imports {found.module}")

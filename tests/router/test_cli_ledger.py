@@ -91,6 +91,17 @@ def test_what_is_unknown_is_said(cps: Run, tmp_path: Path) -> None:
     assert "1 requests have feedback and no record (yet)." in out
 
 
+def test_a_table_is_as_wide_as_its_cells(cps: Run, tmp_path: Path) -> None:
+    model, tier = "m" * 40, "a-tier-whose-name-says-all-of-it-at-length"
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.record(request(), [attempt(tier=tier, model=model, cost_nanousd=123_456_700_000)])
+        ledger.feedback("r1", True)
+    (row,) = (line for line in cps("ledger", "report").out.splitlines() if tier in line)
+    assert row.split() == [
+        *("2026-03-01", model, tier, "1", "1", "100.0%", "0", "$123.4567", "0", "$123.456700"),
+    ]
+
+
 def test_a_loss_is_said_plainly(cps: Run, tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.db") as ledger:
         for number in range(30):
@@ -124,7 +135,8 @@ def test_which_ledger_is_meant(
     monkeypatch.setenv("CPS_ROUTER_LEDGER", str(other))
     assert cps("ledger", "report").out.startswith("1 requests")
     assert cps("ledger", "report", filled).out.startswith("120 requests")
-    assert "found no file" in refused(cps("ledger", "report", "mistyped.db"), 1)
+    for name in ("mistyped.db", "x" * 300):
+        assert "found no file" in refused(cps("ledger", "report", name), 2)
     assert not (tmp_path / "mistyped.db").exists()
 
 
@@ -250,7 +262,7 @@ def test_replaying_a_spill(cps: Run, filled: Path, tmp_path: Path) -> None:
 
 def test_on_postgresql(cps: Run, postgres_server: postgres.Server) -> None:
     url = postgres_server.new_database()
-    assert "found none in that database" in refused(cps("ledger", "report", url), 1)
+    assert "found none in that database" in refused(cps("ledger", "report", url), 2)
     with Ledger(url) as ledger:
         ledger.record(request(), [attempt()])
     assert cps("ledger", "feedback", url, "r1", "--success").code == 0

@@ -6,12 +6,14 @@ import dataclasses
 import multiprocessing
 import os
 import sqlite3
+import stat
 import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -418,11 +420,33 @@ def test_a_path_means_the_same_after_a_change_of_folder(
 
 
 def test_a_ledger_that_must_exist_is_not_made(ledger_url: str) -> None:
-    with pytest.raises(LedgerError, match=r"expected a ledger at .*, found no"):
+    with pytest.raises(InputError, match=r"expected a ledger at .*, found no"):
         Ledger(ledger_url, create=False)
     with Ledger(ledger_url) as ledger:
         ledger.record(request())
     with Ledger(ledger_url, create=False) as ledger:
+        assert ids(ledger) == ["r1"]
+
+
+def test_a_name_that_is_too_long_is_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found no file"):
+        Ledger(tmp_path / ("x" * 300), create=False)
+    with pytest.raises(LedgerError, match="cannot be opened"):
+        Ledger(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    "name", ["we?ird.db", "a%20b.db", "a%3Fb.db", "a#b.db", "a@b:c.db", "ü.db"]
+)
+@pytest.mark.parametrize("form", ["path", "url", "read-only"])
+def test_a_path_is_that_of_its_file(name: str, form: str, tmp_path: Path) -> None:
+    with Ledger(tmp_path / name) as ledger:
+        ledger.record(request())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    url = f"sqlite:///{quote(str(tmp_path / name))}"
+    places = {"path": str(tmp_path / name), "url": url, "read-only": f"{url}?mode=ro"}
+    with Ledger(places[form], create=False) as ledger:
         assert ids(ledger) == ["r1"]
 
 

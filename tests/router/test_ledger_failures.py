@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from router.errors import LedgerError
 from router.ledger import Ledger
@@ -255,6 +257,48 @@ def test_a_server_that_goes_and_comes_back() -> None:
             running.start()
             ledger.record(request("r2"))
             assert ids(ledger) == ["r1", "r2"]
+
+
+def test_a_server_that_hangs_is_an_error_and_not_for_ever(
+    postgres_server: postgres.Server,
+) -> None:
+    """Its processes are stopped: the kernel still takes what is sent, and nobody answers."""
+    url = postgres_server.new_database()
+    database = url.split("@/")[1].partition("?")[0]
+    with Ledger(url, busy_timeout_s=0.1) as ledger:
+        ledger.record(request("before"))
+        stopped: list[int] = []
+
+        def stop(*_: Any) -> None:
+            found = postgres_server.run(
+                f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}'"
+            )
+            stopped.extend(map(int, found.split()))
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+
+        try:
+            # Once the connection has been found alive, in the middle of a transaction.
+            sa.event.listen(ledger.engine._engine, "begin", stop, once=True)
+            assert "did not answer in time" in refused(lambda: ledger.record(request("during")))
+            assert stopped
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        ledger.record(request("after"))
+        assert {entry.request.request_id for entry in ledger.requests()} == {"before", "after"}
+
+
+def test_what_takes_long_may_take_long(postgres_server: postgres.Server) -> None:
+    with Ledger(postgres_server.new_database(), busy_timeout_s=0.1) as ledger:
+        with ledger.engine.reading() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(2.5)")
+
+        def slow() -> None:
+            with ledger.engine.writing(at_once=True) as connection:
+                connection.exec_driver_sql("SELECT pg_sleep(60)")
+
+        assert "did not answer in time" in refused(slow)
 
 
 def test_connections_that_the_server_ends(postgres_server: postgres.Server) -> None:
