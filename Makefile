@@ -19,7 +19,7 @@ ifneq ($(wildcard $(VENV)/.created),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean postgres
+.PHONY: help demo test lint bench clean postgres chromium
 
 help:  ## show this list
 	@echo "cps-router: routes LLM calls to the tier with the lowest cost per success."
@@ -32,7 +32,7 @@ help:  ## show this list
 demo: $(VENV)/.demo-stamp  ## train a router on real outcomes, show what it saves, route five queries
 	@$(PY) -m training.demo
 
-test: $(VENV)/.test-stamp lint postgres  ## check style and types, then run the whole test suite
+test: $(VENV)/.test-stamp lint postgres chromium  ## check style and types, then run the whole test suite
 	@$(PY) -m pytest -n $(WORKERS)
 
 # The ledger is tested on a real server; without one those tests are skipped, loudly.
@@ -45,6 +45,19 @@ postgres:
 	      echo "make: POSTGRESQL COULD NOT BE INSTALLED: the ledger is tested on SQLite alone." >&2; \
 	  else \
 	    echo "make: THERE IS NO POSTGRESQL: the ledger is tested on SQLite alone (on Debian or Ubuntu: apt-get install postgresql)." >&2; \
+	  fi; \
+	fi
+
+# The report is looked at in a real browser; without one those tests are skipped, loudly.
+chromium:
+	@if ! command -v chromedriver >/dev/null 2>&1 || ! { command -v chromium || command -v chromium-browser; } >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    echo "make: installing Chromium, which the report is looked at in; this is done once"; \
+	    { apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || \
+	      echo "make: CHROMIUM COULD NOT BE INSTALLED: the report is not looked at in a browser." >&2; \
+	  else \
+	    echo "make: THERE IS NO CHROMIUM: the report is not looked at in a browser (on Debian or Ubuntu: apt-get install chromium chromium-driver)." >&2; \
 	  fi; \
 	fi
 

@@ -131,6 +131,22 @@ def test_a_server_on_the_path_is_enough(checkout: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_without_a_browser_that_is_said_and_no_failure(checkout: Path) -> None:
+    (checkout / "tools" / "id").write_text("#!/bin/sh\necho 1000\n")
+    (checkout / "tools" / "id").chmod(0o755)
+    (checkout / "tools" / "chromium").symlink_to(str(shutil.which("true")))
+    done = make(checkout, "chromium")
+    assert done.returncode == 0
+    assert first_line(done.stderr).startswith("make: THERE IS NO CHROMIUM")
+
+
+def test_a_browser_and_its_driver_on_the_path_are_enough(checkout: Path) -> None:
+    for name in ("chromium-browser", "chromedriver"):
+        (checkout / "tools" / name).symlink_to(str(shutil.which("true")))
+    done = make(checkout, "chromium")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_help_lists_every_target(checkout: Path) -> None:
     done = make(checkout)
     assert done.returncode == 0

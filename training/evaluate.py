@@ -82,6 +82,7 @@ def evaluate(
     progress: Progress = on_progress or (lambda stage, done, total: None)
     names = router.tiers.names
     columns = tier_columns(names, table)
+    progress("match texts with those of training", 0, table.n_requests)
     rows, counts = _compared_rows(router, table, columns)
     success, cost = table.success[np.ix_(rows, columns)], table.cost_usd[np.ix_(rows, columns)]
     if np.isnan(cost).any():

@@ -116,7 +116,10 @@ def table(
         for row in rows
     ]
     return scrolling(
-        tag("table", tag("caption", caption), tag("thead", header), tag("tbody", *body)), label
+        tag(
+            "table", tag("caption", tag("span", caption)), tag("thead", header), tag("tbody", *body)
+        ),
+        label,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.report_floors import floor_section
-from training.report_html import Html, escape, scrolling, table, tag
+from training.report_html import Html, escape, folded, scrolling, table, tag
 from training.report_numbers import (
     NOTHING,
     cell,
@@ -127,10 +127,22 @@ def _frontier(facts: Facts) -> list[Html]:
         parts += [
             scrolling(frontier_plot(facts), "Plot: cost and success of every policy"),
             frontier_key(facts),
-            tag(
-                "p",
-                "Only policies of which the log has an estimate; the table of cost per success has "
-                "every point.",
+            tag("p", "Only policies of which the log has an estimate."),
+            folded(
+                "Table: every point",
+                table(
+                    "Cost and success of every policy",
+                    ["policy", "USD per 1,000 requests", "success rate"],
+                    [
+                        [
+                            name,
+                            estimate(policy, "cost_usd_per_request", usd_per_1000),
+                            estimate(policy, "success_rate", rate),
+                        ]
+                        for name, policy in facts["policies"].items()
+                    ],
+                    label="Table of cost and success",
+                ),
             ),
         ]
     else:

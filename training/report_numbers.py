@@ -106,13 +106,15 @@ def cell(value: float | None, form: Any, infinite: bool = False) -> Html:
     return tag("data", form(value), value=repr(value))
 
 
-def interval_cell(found: Sequence[float | None] | None, form: Any) -> Html:
-    """An interval; an end that is infinite comes as None."""
+def interval_cell(
+    found: Sequence[float | None] | None, form: Any, *, below: str = f"{MINUS}∞"
+) -> Html:
+    """An interval; an end that is infinite comes as None, and is written ``below`` at the left."""
     if found is None:
         return escape(NOTHING)
     low, high = found
     ends = (
-        escape(f"{MINUS}∞") if low is None else cell(low, form),
+        escape(below) if low is None else cell(low, form),
         escape("∞") if high is None else cell(high, form),
     )
     return tag("span", ends[0], " to ", ends[1], class_="interval")
@@ -125,7 +127,9 @@ def estimate(facts: Mapping[str, Any], name: str, form: Any) -> Html:
     found = facts.get(f"{name}_interval")
     if found is None:
         return number
-    return Html(f"{number}{interval_cell(found, form)}")
+    # Cost per success is never below 0: its ends are infinite where nothing may have succeeded.
+    below = "∞" if name == "cps_usd" else f"{MINUS}∞"
+    return Html(f"{number}{interval_cell(found, form, below=below)}")
 
 
 def in_words(facts: Mapping[str, Any], name: str, form: Any) -> Html:

@@ -17,7 +17,8 @@ STYLE, SCRIPT = "report.css", "report_explorer.js"
 def page(facts: Mapping[str, Any], sections: Sequence[Section]) -> str:
     """The whole file."""
     style, script = (resource(name) for name in (STYLE, SCRIPT))
-    title = f"Router {facts['artifact_id']} on {facts['data']}"
+    data = facts["data"] or "outcomes"
+    title = f"Router {facts['artifact_id']} on {data}"
     head = [
         tag("meta", charset="utf-8"),
         # Nothing is loaded, sent or framed; what runs is what was hashed here.
@@ -46,7 +47,7 @@ def page(facts: Mapping[str, Any], sections: Sequence[Section]) -> str:
                 "Router ",
                 tag("code", facts["artifact_id"]),
                 " on ",
-                tag("strong", facts["data"]),
+                tag("strong", data),
             ),
         ),
         contents,

@@ -33,7 +33,7 @@ from training.report_plots import (
 Facts = Mapping[str, Any]
 Section = tuple[str, str, list[Html]]
 
-_SHOWN_CHARACTERS = 400
+_SHOWN_CHARACTERS = 300
 _DIMENSIONS = {
     "task": ("By task", "As the log names them."),
     "script": (
@@ -138,6 +138,13 @@ def cps(facts: Facts) -> list[Html]:
     ]
     ratio = facts["mix_ratio"]
     notes: list[Html] = []
+    if all(policy["cps_is_infinite"] for policy in facts["policies"].values()):
+        notes.append(
+            tag(
+                "p",
+                "Nothing succeeded on these requests, on any tier: no cost per success is finite.",
+            )
+        )
     if ratio is not None:
         remarks = [
             words
@@ -342,23 +349,22 @@ def groups(facts: Facts) -> list[Html]:
 
 
 def _group_table(heading: str, groups_found: Sequence[Facts], *, has_mix: bool) -> Html:
-    rows = []
-    for group in groups_found:
-        row = [
+    rows = [
+        [
             group["name"],
             _FINDINGS[group["finding_against_strongest"]],
             *([_FINDINGS[group["finding_against_mix"]]] if has_mix else []),
             cell(group["n"], whole),
             cell(group["success_rate"], rate),
             estimate(group, "success_difference", difference),
+            estimate(group, "gain_against_strongest_usd", signed_usd_per_1000),
+            *([estimate(group, "gain_against_mix_usd", signed_usd_per_1000)] if has_mix else []),
             cell(group["cost_usd_per_request"], usd_per_1000),
             cell(group["saved_share"], percent),
             cell(group["cps_usd"], usd, infinite=True),
-            estimate(group, "gain_against_strongest_usd", signed_usd_per_1000),
         ]
-        if has_mix:
-            row.append(estimate(group, "gain_against_mix_usd", signed_usd_per_1000))
-        rows.append(row)
+        for group in groups_found
+    ]
     return table(
         f"{heading}: the router against always the strongest tier"
         + (" and against the coin-flip" if has_mix else ""),
@@ -369,11 +375,11 @@ def _group_table(heading: str, groups_found: Sequence[Facts], *, has_mix: bool) 
             "requests",
             "success rate",
             "less the strongest's",
+            "gain per 1,000",
+            *(["gain on coin-flip"] if has_mix else []),
             "USD per 1,000",
             "saved",
             "CPS",
-            "gain per 1,000",
-            *(["gain on coin-flip"] if has_mix else []),
         ],
         rows,
         words=3 if has_mix else 2,
@@ -413,7 +419,8 @@ def calibration(facts: Facts) -> list[Html]:
         tag(
             "p",
             "Of each tier: the success that was predicted, and the success that came, in ten bins "
-            "of equally many requests. On the diagonal both are the same. With few requests a bin, "
+            "of equally many requests: predicted to the right, realised upwards, the same on the "
+            "diagonal. With few requests a bin, "
             "the error is above 0 by chance alone.",
         ),
         calibration_plots(tiers),
@@ -469,11 +476,11 @@ def worst(facts: Facts, texts: Mapping[str, str] | None) -> list[Html]:
         ]
         if texts is not None:
             text = texts.get(request["request_id"])
-            shown = "(kept without its text)" if text is None else text[:_SHOWN_CHARACTERS]
+            shown = "(kept without its text)" if text is None else _shortened(text)
             row.insert(1, tag("span", shown, class_="query"))
         rows.append(row)
     about = (
-        "Their texts are shown, up to 400 characters: this file is then as private as your log."
+        "Their texts are shown, up to 300 characters: this file is then as private as your log."
         if texts is not None
         else "Texts are left out, since queries are private; --show-queries shows them."
     )
@@ -506,6 +513,13 @@ def worst(facts: Facts, texts: Mapping[str, str] | None) -> list[Html]:
     ]
 
 
+def _shortened(text: str) -> str:
+    """The beginning of a text on one line."""
+    # A text may be megabytes long, and blank.
+    words = " ".join(text[: 10 * _SHOWN_CHARACTERS].split())
+    return words if len(words) <= _SHOWN_CHARACTERS else f"{words[: _SHOWN_CHARACTERS - 1]}…"
+
+
 def data_card(facts: Facts) -> list[Html]:
     """What was read, what was left out, what was trained on."""
     data = facts["details"]["data"]
@@ -531,7 +545,7 @@ def data_card(facts: Facts) -> list[Html]:
     ]
     used: list[list[object]] = [[words, cell(facts[name], whole)] for name, words in counts]
     rows: list[list[object]] = [
-        ["file", facts["data"]],
+        ["file", facts["data"] or NOTHING],
         ["rows read", cell(read["n_rows"], whole)],
         ["rows that are no outcome (rejected)", cell(read["n_bad"], whole)],
         *rejected,
