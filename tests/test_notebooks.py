@@ -19,6 +19,30 @@ FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # What a reader is promised to see.
 SHOWN = {
+    "01-from-logs-to-a-router.ipynb": (
+        "4,500 rows; the first:",
+        "3 bad rows, 0 rows of no tier.",
+        '"line": 4501, "reason": "cost_usd is missing',
+        "is certified at 95% confidence on",
+        "Floor menu on the calibration rows",
+        "Cost per success on the test rows",
+        "random-mix",
+        "verdict:",
+        "Less my-router",
+        "keyword against my-router:",
+        "KeywordRouter",
+        "frontier out-of-distribution",
+    ),
+    "02-the-frontier.ipynb": (
+        "always nano",
+        "- least cost per success ends at a success rate of 0.",
+        "least c / p of each query   CPS $0.0001",
+        "Dinkelbach                  CPS $0.00008",
+        "mean over 20 floors 0.",
+        "success rate >= that of frontier - 0.05",
+        "min-cps against routed: WORSE",
+        "always:frontier against routed: WORSE",
+    ),
     "03-learning-from-logs.ipynb": (
         "outcomes: 5,000 of 5,000 rows",
         "reads as a log of one tier per request: True",
@@ -30,7 +54,19 @@ SHOWN = {
         "PROMOTED",
         "exploration included",
         "success 0.",
-    )
+    ),
+    "04-caching-and-routing.ipynb": (
+        "today            $ 4.02 a day",
+        "multiplied, the two discounts would give $1.83 a day; together they give $2.29",
+        "after 290 s: warm tokens {'large': 9200}",
+        "after 310 s: warm tokens {}",
+        "no session             -> small",
+        "warm, last turn        -> large",
+        "warm, 4 turns to come  -> small",
+        "cold, last turn        -> small",
+        "cached    30 requests",
+        "adds up: True",
+    ),
 }
 
 
