@@ -91,7 +91,7 @@ class Candidates:
             self._job.n_input_tokens,
             self._ask.prompt.max_output_tokens,
             left_of(limit, self._spent_usd()),
-            for_an_hour=self._ask.prompt.cache.ttl == "1h",
+            for_an_hour=self._job.for_an_hour,
         )
 
     def fits(self, tier: Tier) -> bool:

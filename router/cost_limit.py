@@ -12,7 +12,7 @@ It holds as far as the provider keeps `max_output_tokens` and charges by its pub
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ MIN_OUTPUT_TOKENS = 256
 MAX_OUTPUT_TOKENS = 4096
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
+# What else there may be in a part can stand for a file, whatever the part's type says.
+_PART_TEXTS = frozenset({"type", "text", "refusal", "thinking", "signature"})
+_PART_KEYS = _PART_TEXTS | {"cache_control", "prompt_cache_breakpoint"}
 # Of what goes to the SDK as it is, that which can change nothing about the bound but the bytes that
 # it is written with. What else there may be could ask for more answers, or for a dearer service.
 _HARMLESS_OPTIONS = frozenset(
@@ -82,6 +85,12 @@ def input_tokens_at_most(prompt: Prompt, given: int | None = None) -> int:
         raise InputError(
             f"expected options that leave a request's cost bounded, got {odd!r}: leave it out, or "
             "do without max_cost_usd."
+        )
+    if prompt.cache.enabled and prompt.cache.explicit:
+        raise InputError(
+            "expected no explicit cache where max_cost_usd is given, got one asked for, whose "
+            "creation and storage may be charged apart: leave it out, or do without "
+            "max_cost_usd."
         )
     if any(tool.get("type", "function") != "function" for tool in prompt.tools):
         raise InputError(
@@ -152,15 +161,45 @@ def left_of(max_cost_usd: float, spent_usd: float) -> float:
     return max_cost_usd * (1.0 - _ROUNDING) - spent_usd
 
 
+def lives_an_hour(prompt: Prompt) -> bool:
+    """Whether something of it may be written to a cache for an hour, by any mark of the caller's.
+
+    Raises:
+        InputError: a mark's time to live is none whose price we know.
+    """
+    lives = set(_lives((prompt.messages, prompt.tools, prompt.options))) | {prompt.cache.ttl}
+    if not lives <= {"5m", "1h"}:
+        raise InputError(
+            'expected cache marks with a ttl of "5m" or "1h" where max_cost_usd is given, got '
+            "another, whose price is not known: correct the mark, or do without max_cost_usd."
+        )
+    return "1h" in lives
+
+
+def _lives(value: Any) -> Iterator[str]:
+    """The times to live in all cache marks, at any depth."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key == "cache_control" and isinstance(inner, Mapping) and "ttl" in inner:
+                yield str(inner["ttl"])
+            yield from _lives(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _lives(inner)
+
+
 def _is_text(message: Message) -> bool:
     if not message.keys() <= _MESSAGE_KEYS:
         return False
     content = message.get("content")
-    if content is None or isinstance(content, str):
-        return True
-    return isinstance(content, Sequence) and all(
-        isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS)
-        for part in content
+    return content is None or isinstance(content, str) or all(map(_is_text_part, content))
+
+
+def _is_text_part(part: Mapping[str, Any]) -> bool:
+    return (
+        part.get("type") in _TEXT_PARTS
+        and part.keys() <= _PART_KEYS
+        and all(isinstance(part[key], str) for key in part.keys() & _PART_TEXTS)
     )
 
 

@@ -35,12 +35,17 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one request asks for beyond its routing; ``n_input_tokens`` bounds its input."""
+    """What one request asks for beyond its routing.
+
+    Where there is a limit on its cost, ``n_input_tokens`` bounds its input, and ``for_an_hour``
+    says that some of it may be written to a cache for an hour, which is dearer.
+    """
 
     ask: Ask
     check: AnswerCheck | None = None
     max_cost_usd: float | None = None
     n_input_tokens: int = 0
+    for_an_hour: bool = False
     streamed: bool = False
 
     @property

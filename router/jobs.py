@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from router.choosing import Ask
-from router.cost_limit import check_limit
+from router.cost_limit import check_limit, lives_an_hour
 from router.cost_limit import input_tokens_at_most as n_tokens_at_most
 from router.errors import InputError
 from router.flight import Job
@@ -110,8 +110,10 @@ def job_of(
         needs=names_of(needs, "needs"),
         expected_turns=turns_of(expected_turns),
     )
-    most = 0 if max_cost_usd is None else n_tokens_at_most(prompt, input_tokens_at_most)
-    return Job(ask, verifier, max_cost_usd, most, streamed)
+    if max_cost_usd is None:
+        return Job(ask, verifier, streamed=streamed)
+    most = n_tokens_at_most(prompt, input_tokens_at_most)
+    return Job(ask, verifier, max_cost_usd, most, lives_an_hour(prompt), streamed)
 
 
 def _last_user_text(messages: Sequence[Message]) -> str:

@@ -177,7 +177,53 @@ NOT_TEXT: list[dict[str, Any]] = [
     {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
     {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "input_audio"}]},
     {"role": "assistant", "content": None, "audio": {"id": "a"}},
+    # What says that it is text, and brings something along.
+    {"role": "user", "content": [{"type": "text", "file_data": {"file_uri": "gs://big"}}]},
+    {"role": "user", "content": [{"type": "text", "text": "x", "image_url": {"url": "x"}}]},
+    {"role": "user", "content": [{"type": "text", "text": {"uri": "gs://big"}}]},
 ]
+
+
+HOUR = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+LONG_LIVED: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", **HOUR}]}]},
+    {"messages": [{**EASY[0], **HOUR}], "input_tokens_at_most": 100_000},
+    {"tools": [{"type": "function", "function": FUNCTION, **HOUR}]},
+    {"tools": [{"type": "function", "function": {**FUNCTION, **HOUR}}]},
+    {"cache": CacheMarks(ttl="1h")},
+    {
+        "messages": [
+            *EASY,
+            {"role": "user", "content": [{"type": "tool_result", "content": [{**HOUR}]}]},
+        ],
+        "input_tokens_at_most": 100_000,
+    },
+]
+
+
+@pytest.mark.parametrize("given", LONG_LIVED)
+def test_a_mark_for_an_hour_anywhere_is_bounded_at_its_price(given: dict[str, Any]) -> None:
+    price = TierPrice(1.0, 0.1, 1.25, 4.0, cache_write_1h_usd_per_mtok=2.0)
+    book = Book(dict.fromkeys(TIERS.names, price))
+    # All of the input is written for an hour, which at 1.25 a million would fit.
+    given = {"messages": EASY, "input_tokens_at_most": 100_000, **given}
+    n = given["input_tokens_at_most"]
+    usage = Usage(n, 1000, cache_write_tokens=n, cache_write_1h_tokens=n)
+    client, fake = client_of(Answer("x", usage), price_book=book)
+    with pytest.raises(CostLimitError):
+        client.complete(**given, query="q", max_output_tokens=1000, max_cost_usd=0.15)
+    assert fake.calls == []
+    reply = client.complete(**given, query="q", max_output_tokens=1000, max_cost_usd=0.205)
+    assert reply.cost_usd == pytest.approx(0.204)
+
+
+def test_a_mark_whose_price_nobody_knows_is_refused_under_a_limit() -> None:
+    part = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "24h"}}
+    client, fake = client_of(max_cost_usd=1.0)
+    with pytest.raises(InputError, match="ttl"):
+        client.complete([{"role": "user", "content": [part]}])
+    assert fake.calls == []
 
 
 @pytest.mark.parametrize("message", NOT_TEXT)
@@ -198,6 +244,8 @@ def test_what_is_no_text_needs_the_callers_word(message: dict[str, Any]) -> None
         {"options": {"service_tier": "priority"}},
         {"options": {"max_tokens": 10**6}},
         {"tools": [{"type": "web_search"}]},
+        {"cache": CacheMarks(explicit=True)},
+        {"cache": CacheMarks(explicit=True), "input_tokens_at_most": 10},
         {"input_tokens_at_most": -1},
         {"input_tokens_at_most": 10.5},
     ],
