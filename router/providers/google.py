@@ -10,9 +10,9 @@ from typing import Any
 
 from router.providers.base import Answer, Prompt
 from router.providers.counts import UnknownCountError, count, plain, usage_or_unknown
-from router.providers.failures import CutError, UnreadableError, status_of
+from router.providers.failures import CutError, UnreadableError
 from router.providers.google_batch import LIMITS, GoogleBatches
-from router.providers.google_caches import GONE, Call, GoogleCaches, Outcome, Use, with_cache
+from router.providers.google_caches import Call, GoogleCaches, Outcome, Use, is_gone, with_cache
 from router.providers.google_request import Shaped, generate_request
 from router.providers.sdk import DEFAULT_TIMEOUT_S
 from router.usage import Usage
@@ -156,7 +156,7 @@ class GoogleProvider(GoogleBatches):
             try:
                 return self._begin(client, _cached(request, use), timeout_s, stream=stream)
             except Exception as error:
-                if status_of(error) not in GONE:
+                if not is_gone(error):
                     raise
                 self._caches.forget(use.key)
         return self._begin(client, request, timeout_s, stream=stream)
@@ -169,7 +169,7 @@ class GoogleProvider(GoogleBatches):
             try:
                 return await self._abegin(client, _cached(request, use), timeout_s, stream=stream)
             except Exception as error:
-                if status_of(error) not in GONE:
+                if not is_gone(error):
                     raise
                 self._caches.forget(use.key)
         return await self._abegin(client, request, timeout_s, stream=stream)

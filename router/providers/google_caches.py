@@ -12,6 +12,7 @@ with and without asyncio.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -27,8 +28,16 @@ from router.providers.shaping import estimated_prompt_tokens
 
 # With one of these the API has no caches, or a cache of its own choice.
 _OWN_FIELDS = ("cached_content", "tool_config")
-# What the API says of a cache that is gone, has expired or belongs to somebody else.
-GONE = (400, 403, 404)
+# What the API says of a cache that is gone, belongs to somebody else ("CachedContent not found (or
+# permission denied)", 403 or 404) or has expired ("Cache content 12 is expired.", 400): what it is
+# about, and what is the matter with it. The same statuses stand for a hundred faults of a request,
+# some of which mention the cache ("CachedContent can not be used with ...").
+_GONE_STATUSES = (400, 403, 404)
+_GONE = re.compile(
+    r"\bcached?[ _]?contents?\b[^.;]{0,200}?"
+    r"\b(?:not found|expired|permission denied|does not exist)\b",
+    re.IGNORECASE,
+)
 # So many prefixes that the API would not cache are remembered.
 _MAX_REFUSED = 1000
 
@@ -95,7 +104,7 @@ class GoogleCaches:
                 if outcome.error is None:
                     with self._lock:
                         entry.expires_s = self._clock() + entry.ttl_s
-                elif status_of(outcome.error) in GONE:
+                elif is_gone(outcome.error):
                     self.forget(use.key)
                     return None
             return use
@@ -187,6 +196,16 @@ class GoogleCaches:
                 self._refused[key] = None
                 while len(self._refused) > _MAX_REFUSED:
                     self._refused.popitem(last=False)
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether the API says of the cache, and of nothing else, that it is not there (any more)."""
+    message = getattr(error, "message", None)
+    return (
+        status_of(error) in _GONE_STATUSES
+        and isinstance(message, str)
+        and _GONE.search(message) is not None
+    )
 
 
 def stable_contents(model: str, shaped: Shaped) -> int | None:

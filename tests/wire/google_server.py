@@ -28,20 +28,21 @@ class GoogleServer(FakeServer):
     """``GoogleProvider(base_url=server.url)``; keeps the caches that were created.
 
     ``caches`` maps name to what was sent for it; ``refuse_caches`` is a status to answer their
-    creation with. A request with a cache that is not there, or with a cache and what belongs into
-    it, is refused as by the API.
+    creation with, ``refuse_updates`` one for their refresh. A request with a cache that is not
+    there, or with a cache and what belongs into it, is refused as by the API.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.caches: dict[str, Any] = {}
         self.refuse_caches: int | None = None
+        self.refuse_updates: int | None = None
         self._n_created = 0
 
     def reset(self) -> None:
         super().reset()
         self.caches.clear()
-        self.refuse_caches = None
+        self.refuse_caches = self.refuse_updates = None
 
     def default(self) -> Reply:
         return answer("Paris.")
@@ -86,7 +87,11 @@ class GoogleServer(FakeServer):
             name = f"cachedContents/c{self._n_created}"
             self.caches[name] = received.json
         elif name not in self.caches:
-            return status(404, {"error": {"code": 404}})
+            message = "CachedContent not found (or permission denied)"
+            return status(404, {"error": {"code": 404, "message": message}})
+        elif received.method == "PATCH" and self.refuse_updates is not None:
+            message = "The caller does not have permission"
+            return status(self.refuse_updates, {"error": {"message": message}})
         elif received.method == "DELETE":
             del self.caches[name]
             return Reply(b"{}")

@@ -355,6 +355,63 @@ def test_another_failure_is_not_the_caches(server: GoogleServer, provider: Googl
     assert server.cache_calls == [("POST", "")]
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (400, "* GenerateContentRequest.contents[0].parts[0].data: required oneof field 'data'"),
+        (400, "CachedContent can not be used with GenerateContent request setting tools."),
+        (400, "The model of the request and of cached content has to be the same."),
+        (400, "API key expired. Please renew the API key."),
+        (403, "The caller does not have permission"),
+        (403, "You do not have permission to access the File abc or it may not exist."),
+        (404, "models/gemini-9 is not found for API version v1beta"),
+        (400, None),
+    ],
+)
+def test_a_fault_of_the_request_costs_no_cache(
+    server: GoogleServer, provider: GoogleProvider, way: str, code: int, message: str | None
+) -> None:
+    provider.complete(MODEL, conversation(LONG, "q"))
+    server.reply(status(code, {"error": {"code": code, "message": message}}))
+    with pytest.raises(ProviderError) as caught:
+        ask(provider, way, conversation(LONG, "q"))
+    assert caught.value.kind in ("refused", "auth") and len(server.generated) == 2
+    assert ask(provider, way, conversation(LONG, "q")).text == "Paris."
+    assert "cachedContent" in server.last.json and server.cache_calls == [("POST", "")]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (403, "CachedContent not found (or permission denied)"),
+        (404, "Cached content cachedContents/c1 not found."),
+        (404, "Not found: cached content metadata for 7 does not exist"),
+        (400, "Cache content 7243 is expired."),
+        (400, "The cached content 7243 has expired"),
+    ],
+)
+def test_a_cache_that_is_gone_in_other_words(
+    server: GoogleServer, provider: GoogleProvider, code: int, message: str
+) -> None:
+    provider.complete(MODEL, conversation(LONG, "q"))
+    server.reply(status(code, {"error": {"code": code, "message": message}}))
+    assert provider.complete(MODEL, conversation(LONG, "q")).text == "Paris."
+    assert "cachedContent" not in server.last.json
+    provider.complete(MODEL, conversation(LONG, "q"))
+    assert server.cache_calls.count(("POST", "")) == 2
+
+
+def test_a_refresh_that_is_not_allowed_costs_no_cache(
+    server: GoogleServer, provider: GoogleProvider, clock: Clock
+) -> None:
+    provider.complete(MODEL, conversation(LONG, "q"))
+    clock.now_s += 200
+    server.refuse_updates = 403
+    provider.complete(MODEL, conversation(LONG, "q"))
+    assert "cachedContent" in server.last.json
+
+
 @pytest.mark.parametrize(("code", "n_tries"), [(400, 1), (429, 2), (500, 2)])
 def test_a_cache_that_is_refused(
     server: GoogleServer, provider: GoogleProvider, code: int, n_tries: int
