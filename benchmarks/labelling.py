@@ -14,7 +14,7 @@ the test rows are the same, so that intervals say how sure we are of the differe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -216,6 +216,8 @@ def measure(
             arm: [[vars(reached) for reached in draw] for draw in draws]
             for arm, draws in found.items()
         }
+    if shown:
+        shown[-1] = replace(shown[-1], notes=(*shown[-1].notes, *left_out))
     return Section("Labelling", shown, data)
 
 

@@ -145,7 +145,7 @@ def label(
     with Journal(out.with_name(out.name + ".journal")) as journal:
         before_usd = journal.spent_usd
         purse = Purse(max_cost_usd, before_usd)
-        bounds = Bounds(book, limited=max_cost_usd is not None)
+        bounds = Bounds(book, limited=max_cost_usd is not None, batch=batch_ledger is not None)
         model = None
         if judge is not None:
             model = Judge(judge, providers[judge.provider], journal, purse, bounds)

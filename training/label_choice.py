@@ -32,7 +32,8 @@ Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 HashArray = npt.NDArray[np.uint64]
 
-# Chosen on training rows of the public sets (benchmarks/labelling.py).
+# Of the settings that were compared on training rows of public sets none stood out
+# (docs/labelling.md).
 STRENGTH = 4.0
 KERNEL_POWER = 4.0
 # More queries than these would need a matrix of gigabytes; a random part of them is looked at.

@@ -156,14 +156,20 @@ class Judge:
         n_calls: int = 8,
         on_progress: Say = lambda _: None,
     ) -> list[tuple[bool | None, str | None]]:
-        """As ``judge``, several at a time, in the order given."""
-        aside = [0.0] * len(judgements) if aside_usd is None else aside_usd
-        found = []
+        """As ``judge``, several at a time, in the order given; the same answer is judged once."""
+        kept = [0.0] * len(judgements) if aside_usd is None else aside_usd
+        keys = [self.key(judgement) for judgement in judgements]
+        distinct = dict(zip(keys, judgements, strict=True))
+        aside = dict.fromkeys(distinct, 0.0)
+        for key, usd in zip(keys, kept, strict=True):
+            aside[key] += usd
+        found = {}
         with ThreadPoolExecutor(n_calls) as pool:
-            for done, verdict in enumerate(pool.map(self.judge, judgements, aside), start=1):
-                found.append(verdict)
-                on_progress(f"judging: {done:,} of {len(judgements):,} answers")
-        return found
+            verdicts = pool.map(self.judge, distinct.values(), aside.values())
+            for done, (key, verdict) in enumerate(zip(distinct, verdicts, strict=True), start=1):
+                found[key] = verdict
+                on_progress(f"judging: {done:,} of {len(distinct):,} different answers")
+        return [found[key] for key in keys]
 
 
 def verdict_of(text: str) -> bool | None:

@@ -79,8 +79,8 @@ def not_taken(query: LabelQuery, tiers: TierSet) -> str | None:
 class Bounds:
     """What a call can cost at most; 0 where nobody knows, and there is no limit to hold."""
 
-    def __init__(self, book: PriceBook, *, limited: bool) -> None:
-        self._book, self._limited = book, limited
+    def __init__(self, book: PriceBook, *, limited: bool, batch: bool = False) -> None:
+        self._book, self._limited, self._batch = book, limited, batch
         self._prices: dict[tuple[str, bool], TierPrice | None] = {}
 
     def price(self, tier: Tier, *, batch: bool = False) -> TierPrice | None:
@@ -99,7 +99,10 @@ class Bounds:
         return self._prices[tier.name, batch]
 
     def usd(self, tier: Tier, prompt: Prompt, *, n_input_tokens: int | None = None) -> float:
-        """The bound at standard prices, which batches are not above."""
+        """The bound at standard prices, or at those of batches where these are dearer.
+
+        A row of a batch may be asked one by one in the end.
+        """
         price = self.price(tier)
         if price is None:
             return 0.0
@@ -109,9 +112,13 @@ class Bounds:
             if self._limited:
                 raise
             return 0.0
-        bound = bound_of(price, most, prompt.max_output_tokens, float("inf"))
-        assert bound is not None
-        return bound.usd
+        prices = [price, self.price(tier, batch=True) if self._batch else None]
+        bounds = [
+            bound_of(each, most, prompt.max_output_tokens, float("inf"))
+            for each in prices
+            if each is not None
+        ]
+        return max(bound.usd for bound in bounds if bound is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from router.errors import InputError, PriceError, ProviderError
 from router.ledger import Ledger
 from router.outcomes import Outcome, read_jsonl
+from router.prices import PriceBook
 from router.providers.base import Answer, Prompt
 from router.retrying import Retrying
+from router.routing import Router
 from router.testing import FakeProvider
 from router.tiers import Tier, TierSet
 from router.usage import Usage
@@ -28,6 +30,7 @@ from training.label_checks import check_of
 from training.label_input import Pool, pool_of
 from training.label_journal import Journal
 from training.label_judge import Judgement, JudgeSample
+from training.label_run import Bounds
 from training.label_select import read_labelled
 from training.split import split_table
 from training.table import read_outcomes
@@ -223,6 +226,16 @@ def test_the_run_ends_at_the_first_query_that_does_not_fit(tmp_path: Path) -> No
     assert full.n_begun == 40
 
 
+def test_a_batch_that_is_dearer_than_its_parts_is_bounded_by_itself() -> None:
+    odd = {f"batch_{name}": 3 * price for name, price in PRICE.items()}
+    tier, book = Tier("small", "fake", "s-1", **PRICE, **odd), PriceBook()
+    prompt = pool(1).queries[0].prompt
+    one_by_one, in_batch = (
+        Bounds(book, limited=True, batch=b).usd(tier, prompt) for b in (False, True)
+    )
+    assert in_batch == pytest.approx(3 * one_by_one)
+
+
 def test_a_limit_needs_prices(tmp_path: Path) -> None:
     tiers = TierSet([Tier("small", "fake", "s-1")])
     with pytest.raises(PriceError):
@@ -331,8 +344,9 @@ def test_a_judge_sees_what_the_checks_pass_and_is_measured(tmp_path: Path) -> No
         np.array([True, False, False, False]),
     )
     report = run(tmp_path, fake, judge=JUDGE, judge_sample=sample, max_cost_usd=1.0)
-    # Of the answers 3 of small and all of large pass the check; "It is 8." is sent back.
-    assert asked(fake, "j-1").total() == 9 + 4
+    # Of the answers 3 of small and all of large pass the check; the same answer to the same
+    # question is judged once; "It is 8." is sent back.
+    assert asked(fake, "j-1").total() == 6 + 4
     rows = {(row.tier, row.query): row.success for row in rows_of(tmp_path / "o.jsonl")}
     assert rows["large", "double 4"] == rows["small", "double 4"] == 0.0
     assert sum(rows.values()) == 3 + 6 - 2
@@ -466,3 +480,19 @@ def test_arguments_that_make_no_sense_are_one_sentence(tmp_path: Path) -> None:
         queries = options.pop("queries", None)
         with pytest.raises(InputError, match=sentence):
             run(tmp_path, provider(), queries, **options)
+
+
+def test_chosen_rows_say_so_and_train_only(tmp_path: Path) -> None:
+    router = Router.load()
+    tiers = TierSet([Tier(name, "fake", f"m-{name}", **PRICE) for name in router.tiers.names])
+    fake = FakeProvider("It is 4.")
+    options: dict[str, Any] = {"choose": "value", "router": router, "n": 10}
+    report = run(tmp_path, fake, pool(30), tiers=tiers, **options)
+    assert (report.n_random, report.n_chosen) == (3, 7)
+    rows = rows_of(tmp_path / "o.jsonl")
+    assert Counter((row.sampling, row.split) for row in rows) == {
+        ("random", None): 9,
+        ("chosen", "train"): 21,
+    }
+    assert report.expected_usd is not None and report.expected_usd > 0
+    assert run(tmp_path, fake, pool(30), tiers=tiers, **options).n_reused == 30

@@ -167,3 +167,10 @@ def test_help_teaches_with_an_example(label: Label) -> None:
     shown = " ".join(done.out.split())
     assert "cps-router label queries.jsonl --tiers tiers.toml --check contains" in shown
     assert "not proven better" in shown
+
+
+def test_interrupted_it_says_how_to_go_on(label: Label, fake: FakeProvider) -> None:
+    fake._answers = {"gpt-5-nano": KeyboardInterrupt(), "gpt-5": "It is 4."}
+    done = label("q.jsonl", *USUAL, "--check", "contains", "--n", 10, "--sync")
+    assert done.code != 0
+    assert "the same command goes on where it stopped, and pays nothing twice" in done.err

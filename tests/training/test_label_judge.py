@@ -116,6 +116,14 @@ def test_a_verdict_is_paid_once_and_costs_what_it_took(tmp_path: Path) -> None:
     assert len(provider.calls) == 4
 
 
+def test_what_was_set_aside_is_free_again(tmp_path: Path) -> None:
+    for script in ("VERDICT: PASS", "Hm.", ProviderError("no", kind="refused")):
+        judge, purse = judge_with(FakeProvider(script), Journal(None), 1.0)
+        assert purse.set_aside(0.9)
+        judge.judge(Judgement(query(), Answer("4")), 0.9)
+        assert purse.left_usd == pytest.approx(1.0 - purse.spent_usd)
+
+
 def test_what_the_judge_sees() -> None:
     judge, _ = judge_with(FakeProvider(), Journal(None))
     prompt = judge.prompt(Judgement(query(expected="four"), Answer("a" * 50_000 + "end")))
