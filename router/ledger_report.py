@@ -18,9 +18,19 @@ from router.errors import InputError
 from router.ledger import Ledger
 from router.ledger_rows import moment_us
 from router.records import NANOUSD_PER_USD
-from router.savings import CONFIDENCE, FURTHER, MIN_CLUSTERS, Savings, discount_interval
+from router.savings import (
+    CONFIDENCE,
+    FURTHER,
+    MAX_CONFIDENCE,
+    MIN_CLUSTERS,
+    MIN_COVERED,
+    Savings,
+    discount_interval,
+)
 
 DIMENSIONS = ("day", "model", "tier")
+# Of such requests nothing is unknown: there was nothing to save.
+_NOTHING_TO_SAVE = (ledger_sums.NOT_FINISHED, ledger_sums.NO_ATTEMPT, ledger_sums.NO_ANSWER)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Say = Callable[[str], None]
@@ -33,7 +43,8 @@ class Group:
     ``n_requests`` had their answer from here. Of the ``n_answers`` (served, or rejected by a
     verifier) ``n_known`` are of known success. ``cost_nanousd`` is the sum of the known costs;
     ``n_unknown_cost`` attempts have none. CPS is over the ``n_cps`` attempts of which both cost and
-    success are known.
+    success are known; what failed, brought no answer and was charged for is one of them, without a
+    success, where its request has feedback.
     """
 
     key: dict[str, str]
@@ -66,7 +77,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """All requests. ``n_cps`` are those of known success all of whose attempts' costs are known."""
+    """All requests. ``n_cps`` are those of known success all of whose attempts' costs are known.
+
+    Feedback counts also on a request that nobody answered.
+    """
 
     n_requests: int = 0
     n_done: int = 0
@@ -110,8 +124,9 @@ class Report:
     """What `report` found.
 
     ``left_out`` counts the requests that are not in ``savings`` by reason, ``left_out_nanousd`` is
-    what is known of their cost. ``interval`` is of the discount, over ``n_clusters`` sessions (or
-    requests that are of none); None with too few of them.
+    what is known of their cost. Of ``n_answered`` requests with ``n_answered_attempts`` those in
+    ``savings`` have ``n_covered_attempts``. ``interval`` is of the discount, over ``n_clusters``
+    sessions (or requests that are of none); None with too few of them.
     """
 
     by: tuple[str, ...]
@@ -124,6 +139,21 @@ class Report:
     interval: tuple[float, float] | None = None
     confidence: float = CONFIDENCE
     n_clusters: int = 0
+    n_answered: int = 0
+    n_answered_attempts: int = 0
+    n_covered_attempts: int = 0
+
+    @property
+    def covered(self) -> float | None:
+        """The share of the answered requests of which every part is known; None without any."""
+        return self.savings.n_requests / self.n_answered if self.n_answered else None
+
+    @property
+    def discount(self) -> float | None:
+        """1 - cost / baseline; None where there is none, or too few requests are covered."""
+        if self.covered is None or self.covered < MIN_COVERED:
+            return None
+        return self.savings.discount
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable."""
@@ -134,8 +164,14 @@ class Report:
             "total": self.total.to_dict(),
             "savings": {
                 **self.savings.to_dict(),
-                "discount": self.savings.discount,
+                "discount": self.discount,
                 "discount_interval": None if self.interval is None else list(self.interval),
+                "n_answered": self.n_answered,
+                "covered_share": self.covered,
+                "covered_share_of_attempts": self.n_covered_attempts / self.n_answered_attempts
+                if self.n_answered_attempts
+                else None,
+                "min_covered_share": MIN_COVERED,
                 "confidence": self.confidence,
                 "n_clusters": self.n_clusters,
                 "min_clusters": MIN_CLUSTERS,
@@ -172,8 +208,11 @@ def report(
             f"expected to report by some of {', '.join(DIMENSIONS)}, each once, got "
             f"{', '.join(map(str, by))[:80]!r}: choose among them."
         )
-    if not 0 < confidence < 1:
-        raise InputError(f"expected a confidence between 0 and 1, got {confidence:g}.")
+    if not 0 < confidence <= MAX_CONFIDENCE:
+        raise InputError(
+            f"expected a confidence above 0 and up to {MAX_CONFIDENCE:g}, got {confidence!r:.40}: "
+            f"give for example {CONFIDENCE:g}."
+        )
     say = on_progress or (lambda _: None)
     since_us = None if since is None else moment_us("since", since)
     with ledger.engine.reading() as connection:
@@ -183,9 +222,13 @@ def report(
         each = ledger_sums.per_request(since_us).subquery()
         rows = connection.execute(ledger_sums.summed(each)).mappings().all()
         total, savings, left_out, left_out_nanousd = _added(rows)
+        answered = [row for row in rows if row["reason"] not in _NOTHING_TO_SAVE]
+        covered = [row for row in answered if row["reason"] is None]
+        n_answered = sum(int(row["n_requests"]) for row in answered)
+        is_covered = savings.n_requests >= MIN_COVERED * n_answered
         orphans = connection.scalar(ledger_sums.orphans())
         interval, n_clusters = None, 0
-        if savings.baseline_nanousd > 0:
+        if savings.baseline_nanousd > 0 and is_covered:
             say("comparing the sessions")
             ratio = savings.cost_nanousd / savings.baseline_nanousd
             found = connection.execute(ledger_sums.residuals(each, ratio)).one()
@@ -200,8 +243,12 @@ def report(
     total = Total(**{**_fields(total), "n_feedback_without_request": int(orphans or 0)})
     return Report(
         by, since, groups, total, savings, left_out, left_out_nanousd, interval, confidence,
-        n_clusters,
+        n_clusters, n_answered, _attempts_of(answered), _attempts_of(covered),
     )  # fmt: skip
+
+
+def _attempts_of(rows: Sequence[Any]) -> int:
+    return sum(int(row["n_attempts"]) for row in rows)
 
 
 def _fields(value: Any) -> dict[str, Any]:

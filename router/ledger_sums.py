@@ -13,6 +13,7 @@ from router.ledger_tables import attempts, feedback, requests
 from router.savings import FURTHER
 
 NO_ANSWER = "no answer was served"
+NOT_FINISHED, NO_ATTEMPT = "not finished", "no attempt"
 _DAY_US = 86_400_000_000
 
 
@@ -51,6 +52,9 @@ def grouped(by: tuple[str, ...], since_us: int | None) -> Any:
     is_rejected = (a.status == "rejected") & ~a.served
     success = sa.case((a.served, f.success), (is_rejected & rated, 0.0))
     known, has_cost = success.is_not(None), a.cost_nanousd.is_not(None)
+    # What was charged without an answer belongs to a tier's cost per success, not to its rate.
+    is_burnt = ~_is_answer(a) & rated & (sa.func.coalesce(a.cost_nanousd, 0) > 0)
+    counts = (known | is_burnt) & has_cost
     columns = {
         "day": (requests.c.at_us // sa.literal(_DAY_US, sa.BigInteger)).label("day"),
         "model": a.model,
@@ -67,8 +71,8 @@ def grouped(by: tuple[str, ...], since_us: int | None) -> Any:
             _sum(success).label("successes"),
             _sum(a.cost_nanousd).label("cost_nanousd"),
             _sum(1, where=~has_cost).label("n_unknown_cost"),
-            _sum(1, where=known & has_cost).label("n_cps"),
-            _sum(a.cost_nanousd, where=known & has_cost).label("cps_cost_nanousd"),
+            _sum(1, where=counts).label("n_cps"),
+            _sum(a.cost_nanousd, where=counts).label("cps_cost_nanousd"),
             _sum(success, where=known & has_cost).label("cps_successes"),
         )
         .select_from(_with_feedback(requests.join(attempts, a.request_id == requests.c.request_id)))
@@ -98,11 +102,10 @@ def per_request(since_us: int | None) -> Any:
     roles = FURTHER[:3]
     kind = sa.case((~_is_answer(a), "failed"), (a.role.in_(roles), a.role), else_="other")
     further = {name: _sum(a.standard_nanousd, where=~is_own & (kind == name)) for name in FURTHER}
-    success = sa.case((n_served > 0, sa.func.max(f.success)))
     unknown_cost = n - sa.func.count(a.cost_nanousd)
     reason = sa.case(
-        (~r.done, "not finished"),
-        (n == 0, "no attempt"),
+        (~r.done, NOT_FINISHED),
+        (n == 0, NO_ATTEMPT),
         # A baseline that answered what nobody could would save without end.
         (n_served == 0, NO_ANSWER),
         (sa.func.min(a.attempt) > 1, "its first attempt is missing"),
@@ -125,7 +128,7 @@ def per_request(since_us: int | None) -> Any:
             n.label("n_attempts"),
             unknown_cost.label("n_unknown_cost"),
             n_served.label("n_served"),
-            success.label("success"),
+            sa.func.max(f.success).label("success"),
             _sum(a.cost_nanousd).label("cost_nanousd"),
             _sum(a.uncached_nanousd).label("uncached_nanousd"),
             _sum(a.standard_nanousd).label("standard_nanousd"),

@@ -9,10 +9,15 @@ from rich.table import Table
 
 from router.ledger_report import Group, Report, Total
 from router.records import NANOUSD_PER_USD
-from router.savings import MIN_CLUSTERS, Savings
+from router.savings import MIN_CLUSTERS, MIN_COVERED, Savings
 
 # More than three names of the greatest length and their figures: a table is as wide as its cells.
 _WIDTH = 10_000
+
+_SCOPE = (
+    "\nThe interval covers which sessions came by chance, and not that the baseline is estimated, "
+    "nor what is left out."
+)
 
 
 def report_text(report: Report) -> str:
@@ -49,7 +54,7 @@ def _cells(of: Group | Total, n_answers: int) -> list[str]:
         f"{of.n_attempts:,}",
         "-" if facts["success_rate"] is None else f"{100 * facts['success_rate']:.1f}%",
         f"{n_answers - of.n_known:,}",
-        _usd(of.cost_nanousd),
+        "-" if of.n_attempts and of.n_unknown_cost == of.n_attempts else _usd(of.cost_nanousd),
         f"{of.n_unknown_cost:,}",
         unknown if cps is None else f"${cps:.6f}",
     ]
@@ -60,22 +65,29 @@ def _savings(report: Report) -> list[str]:
     if s.n_requests == 0:
         return ["Nothing can be said of what was saved: see what is left out."]
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
+    for justify in ("left", "left", "right"):
+        table.add_column(justify=justify, no_wrap=True)
     kinds = [f"{name} {_usd(nanousd)}" for name, nanousd in s.further_nanousd.items() if nanousd]
     which = f" ({', '.join(kinds)})" if kinds else ""
-    for name, nanousd in (
-        ("baseline: always the strongest tier, no cache, no batch", s.baseline_nanousd),
-        ("less routing saving", s.routing_nanousd),
-        ("less cache saving, net of dearer writes", s.cache_nanousd),
-        ("less batch saving", s.batch_nanousd),
-        (f"plus further attempts{which}", s.escalation_nanousd),
-        ("plus exploration", s.exploration_nanousd),
-        ("cost", s.cost_nanousd),
+    basis = s.to_dict()["basis"]
+    for name, part, nanousd in (
+        ("baseline: always the strongest tier, no cache, no batch", "baseline", s.baseline_nanousd),
+        ("less routing saving", "routing_saving", s.routing_nanousd),
+        ("less cache saving, net of dearer writes", "cache_saving", s.cache_nanousd),
+        ("less batch saving", "batch_saving", s.batch_nanousd),
+        (f"plus further attempts{which}", "escalation_cost", s.escalation_nanousd),
+        ("plus exploration", "exploration_cost", s.exploration_nanousd),
+        ("cost", "cost", s.cost_nanousd),
     ):
-        table.add_row(name, _exact(nanousd))
+        table.add_row(name, basis[part], _exact(nanousd))
+    of_attempts = report.n_covered_attempts / report.n_answered_attempts
+    covers = (
+        f"Of {s.n_requests:,} requests of which every part is known "
+        f"({100 * (report.covered or 0):.1f}% of those answered, {100 * of_attempts:.1f}% of their "
+        "attempts):"
+    )
     return [
-        f"Of {s.n_requests:,} requests of which every part is known:",
+        covers,
         _drawn(table),
         _said(report),
     ]
@@ -85,6 +97,11 @@ def _said(report: Report) -> str:
     s = report.savings
     if s.discount is None:
         return "Without a baseline there is no discount."
+    if report.discount is None:
+        return (
+            f"No discount is given: less than {100 * MIN_COVERED:g}% of the answered requests are "
+            "covered, and those need not be like the others."
+        )
     if report.interval is None:
         reach = f"no interval with fewer than {MIN_CLUSTERS} sessions or requests of none"
     else:
@@ -98,7 +115,7 @@ def _said(report: Report) -> str:
             f"NOTHING WAS SAVED: always the strongest tier would have been cheaper by "
             f"{_usd(-s.saved_nanousd)} ({-100 * s.discount:.1f}%; {reach} of the discount)."
         )
-    return f"Effective discount {100 * s.discount:.1f}% ({reach})."
+    return f"Effective discount {100 * s.discount:.1f}% ({reach}).{_SCOPE * bool(report.interval)}"
 
 
 def _notes(report: Report) -> list[str]:

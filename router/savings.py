@@ -35,8 +35,26 @@ from typing import Any
 from router.records import NANOUSD_PER_USD
 
 CONFIDENCE = 0.95
+MAX_CONFIDENCE = 0.9999
+"""Beyond it the quantile of the interval is not exact enough to be said."""
+MIN_COVERED = 0.8
+"""With every part known of a smaller share of the answered requests, no discount is given."""
 MIN_CLUSTERS = 20
 """With fewer independent sessions or requests no interval is given."""
+
+BASIS = {
+    "baseline": "partly measured",
+    "routing_saving": "estimated",
+    "cache_saving": "measured",
+    "batch_saving": "measured",
+    "escalation_cost": "measured",
+    "exploration_cost": "estimated",
+    "cost": "measured",
+    "saved": "estimated",
+}
+"""How each part is known: from usages that were reported, at list prices; or from what was not
+seen: the baseline where the strongest tier did not serve, and what exploring was to cost.
+"""
 
 FURTHER = ("escalation", "fallback", "retry", "failed", "other")
 """What is paid beyond one answer: by role, or without an answer ("failed")."""
@@ -95,6 +113,13 @@ class Savings:
             return None
         return 1.0 - self.cost_nanousd / self.baseline_nanousd
 
+    @property
+    def baseline_basis(self) -> str:
+        """How the baseline is known."""
+        if self.n_measured == self.n_requests:
+            return "measured"
+        return "partly measured" if self.n_measured else "estimated"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable, in whole nanodollars and, for the eye, in dollars."""
         parts = {
@@ -111,6 +136,7 @@ class Savings:
             "n_requests": self.n_requests,
             **{f"{name}_nanousd": value for name, value in parts.items()},
             **{f"{name}_usd": value / NANOUSD_PER_USD for name, value in parts.items()},
+            "basis": {**BASIS, "baseline": self.baseline_basis},
             "escalation_cost_by_role_nanousd": dict(self.further_nanousd),
             "baseline_measured": _share(self.n_measured, self.measured_nanousd),
             "baseline_estimated": _share(
@@ -139,14 +165,16 @@ def discount_interval(
     A cluster is a session, or a request that is of none: requests of one session are alike. With
     each cluster's cost A_c and baseline B_c and the ratio r = sum A / sum B, the variance of r is
     G / (G - 1) * sum (A_c - r B_c)^2 / (sum B)^2, and its quantile that of Student's distribution
-    with G - 1 degrees of freedom.
+    with G - 1 degrees of freedom. No discount is above 1. It covers which sessions came by chance;
+    it does not cover that the baseline is estimated, list prices that you do not pay, or what is
+    left out.
 
     Args:
         cost: Sum of A_c over all clusters.
         baseline: Sum of B_c.
         squared_residuals: Sum of (A_c - r B_c)^2.
         n_clusters: G.
-        confidence: Between 0 and 1.
+        confidence: Between 0 and MAX_CONFIDENCE.
 
     Returns:
         Its ends, or None below MIN_CLUSTERS clusters and without a baseline.
@@ -160,7 +188,7 @@ def discount_interval(
     variance = n_clusters / (n_clusters - 1) * squared_residuals / baseline**2
     reach = _student(0.5 + confidence / 2, n_clusters - 1) * math.sqrt(max(variance, 0.0))
     discount = 1.0 - cost / baseline
-    return discount - reach, discount + reach
+    return discount - reach, min(discount + reach, 1.0)
 
 
 def _student(probability: float, freedom: int) -> float:

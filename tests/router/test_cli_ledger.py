@@ -61,6 +61,10 @@ def test_the_report_in_words_adds_up(cps: Run, filled: Path) -> None:
     baseline, routing, cache, batch, later, exploration, cost = amounts
     assert baseline - routing - cache - batch + later + exploration == cost
     assert "Effective discount" in done.out and "over 40 sessions" in done.out
+    assert "not that the baseline is estimated" in done.out
+    assert [" measured " in line for line in lines[start + 1 : start + 7]] == [
+        *(False, True, True, True, False, True)
+    ]
     assert re.search(r"baseline is measured for \d+ requests .* estimated for \d+", done.out)
 
 
@@ -100,6 +104,18 @@ def test_a_table_is_as_wide_as_its_cells(cps: Run, tmp_path: Path) -> None:
     assert row.split() == [
         *("2026-03-01", model, tier, "1", "1", "100.0%", "0", "$123.4567", "0", "$123.456700"),
     ]
+
+
+def test_what_the_headline_covers_is_said(cps: Run, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        for number in range(30):
+            ledger.record(request(f"r{number}"), [attempt()])
+            ledger.record(request(f"u{number}"), [attempt(tier="mid", cost_nanousd=None)])
+    out = cps("ledger", "report", "--by", "tier").out
+    assert "(50.0% of those answered, 50.0% of their attempts)" in out
+    assert "No discount is given: less than 80%" in out and "Effective discount" not in out
+    (row,) = (line for line in out.splitlines() if line.startswith("mid "))
+    assert row.split() == ["mid", "30", "30", "-", "30", "-", "30", "-"]
 
 
 def test_a_loss_is_said_plainly(cps: Run, tmp_path: Path) -> None:

@@ -143,6 +143,10 @@ def check_groups(found: Report, entries: list[LedgerEntry]) -> None:
             sums["n_unknown_cost"] += a.cost_nanousd is None
             sums["cost_nanousd"] += a.cost_nanousd or 0
             sums["n_answers"] += a.served or a.status == "rejected"
+            is_answer = a.served or a.status in ("answered", "rejected")
+            if not is_answer and entry.feedback and (a.cost_nanousd or 0) > 0:
+                sums["n_cps"] += 1
+                sums["cps_cost_nanousd"] += a.cost_nanousd or 0
             if success is not None:
                 sums["n_known"] += 1
                 sums["successes"] += success
@@ -160,11 +164,7 @@ def check_groups(found: Report, entries: list[LedgerEntry]) -> None:
     assert total.n_requests == len(entries)
     assert total.cost_nanousd == sum(group.cost_nanousd for group in found.groups)
     assert total.n_unknown_cost == sum(group.n_unknown_cost for group in found.groups)
-    rated = [
-        (e, e.success)
-        for e in entries
-        if e.success is not None and any(a.served for a in e.attempts)
-    ]
+    rated = [(e, e.success) for e in entries if e.success is not None]
     assert total.n_known == len(rated)
     assert total.successes == pytest.approx(sum(success for _, success in rated))
     priced = [(e, s) for e, s in rated if all(a.cost_nanousd is not None for a in e.attempts)]
@@ -362,8 +362,9 @@ def test_since_and_the_dimensions(fresh: Callable[[], Ledger]) -> None:
         for by in (["hour"], ["day", "day"]):
             with pytest.raises(InputError, match="expected to report by"):
                 report(ledger, by=by)
-        with pytest.raises(InputError, match="confidence"):
-            report(ledger, confidence=1.0)
+        for confidence in (0.0, 1.0, 1 - 1e-12, math.nan):
+            with pytest.raises(InputError, match="confidence"):
+                report(ledger, confidence=confidence)
 
 
 def test_feedback_without_a_request_is_counted(fresh: Callable[[], Ledger]) -> None:
@@ -409,6 +410,76 @@ def test_reports_and_reading_take_memory_that_does_not_grow(tmp_path: Path) -> N
             tracemalloc.stop()
     for small, large in zip(*peaks, strict=True):
         assert large < 1.5 * small + 200_000
+
+
+def test_feedback_on_what_nobody_answered_counts_in_both_places(
+    fresh: Callable[[], Ledger],
+) -> None:
+    with fresh() as ledger:
+        ledger.record(request("down"), [attempt(status="outage", **FREE)])
+        ledger.record(request("up"), [attempt()])
+        ledger.feedback("down", False)
+        ledger.feedback("up", True)
+        total = report(ledger).total
+        entry = ledger.request("down")
+    assert entry is not None and entry.success == 0.0
+    assert (total.n_known, total.successes) == (2, 1.0)
+
+
+def test_what_failed_and_was_charged_for_is_in_the_cps_of_its_tier(
+    fresh: Callable[[], Ledger],
+) -> None:
+    with fresh() as ledger:
+        for number in range(10):
+            cut = paid(1, "nano", 90_000, status="cut", served=False)
+            mid = paid(2, "mid", 10_000, role="fallback")
+            ledger.record(request(f"r{number}"), [cut, mid])
+            ledger.record(request(f"q{number}"), [paid(1, "nano", 10_000)])
+            for name in "rq":
+                ledger.feedback(f"{name}{number}", True)
+        mid_tier, nano = report(ledger, by=["tier"]).groups
+    assert nano.to_dict()["cps_usd"] == pytest.approx(100_000 / 1e9)
+    assert mid_tier.to_dict()["cps_usd"] == pytest.approx(10_000 / 1e9)
+    # Its rate is of answers.
+    assert nano.to_dict()["success_rate"] == 1.0 and nano.n_known == 10
+
+
+@pytest.mark.parametrize(("n_unknown", "given"), [(0, True), (8, True), (9, False)])
+def test_no_discount_from_a_part_that_need_not_be_like_the_rest(
+    n_unknown: int, given: bool, fresh: Callable[[], Ledger]
+) -> None:
+    with fresh() as ledger:
+        for number in range(32):
+            ledger.record(request(f"k{number}"), [attempt()])
+        for number in range(n_unknown):
+            unknown = attempt(2, cost_nanousd=None)
+            ledger.record(request(f"u{number}"), [attempt(status="cut", **FREE), unknown])
+        for number in range(50):  # where nothing could be saved, nothing is unknown
+            ledger.record(request(f"d{number}"), [attempt(status="outage", **FREE)])
+        found = report(ledger)
+    assert found.covered == 32 / (32 + n_unknown)
+    assert (found.discount is not None, found.interval is not None) == (given, given)
+    facts = found.to_dict()["savings"]
+    assert (facts["discount"] is not None) == given
+    assert facts["covered_share_of_attempts"] == 32 / (32 + 2 * n_unknown)
+    assert found.savings.n_requests == 32
+
+
+def test_no_discount_is_above_one() -> None:
+    found = discount_interval(1.0, 100.0, 9000.0, 25)
+    assert found is not None and found[0] < 0.99 and found[1] == 1.0
+
+
+def test_how_each_part_is_known_is_said(fresh: Callable[[], Ledger]) -> None:
+    with fresh() as ledger:
+        ledger.record(request("r1"), [attempt()])
+        assert report(ledger).savings.to_dict()["basis"]["baseline"] == "estimated"
+        ledger.record(request("r2", baseline_measured=True), [attempt()])
+        basis = report(ledger).savings.to_dict()["basis"]
+    assert basis["baseline"] == "partly measured"
+    assert {part for part, how in basis.items() if how == "estimated"} == {
+        *("routing_saving", "exploration_cost", "saved")
+    }
 
 
 def test_few_sessions_have_no_interval(fresh: Callable[[], Ledger]) -> None:
