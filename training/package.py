@@ -32,6 +32,7 @@ from router.query_features import FEATURE_NAMES
 from router.selection import CalibrationRows
 from router.stored_query import Query
 from router.tiers import TierSet
+from training.model_card import model_card as model_card
 from training.search import Choice, Objective, describe_policy
 from training.split import text_hash
 from training.table import OutcomeTable
@@ -221,53 +222,6 @@ def calibration_tokens(
         for name, head in heads.items():
             parts[name].append(head.predict(x))
     return {name: np.concatenate(found) for name, found in parts.items()}
-
-
-def model_card(manifest: Mapping[str, Any]) -> str:
-    """A model card in Markdown, every word of fact from the manifest."""
-    training, certificate = manifest["training"], manifest["certificate"]
-    feedback = manifest["feedback"]["kind"]
-    lines = [
-        f"# Router {manifest['artifact_id']}",
-        "",
-        f"Made by cps-router {manifest['cps_router']} on {manifest['created']}, from its manifest.",
-        "",
-        f"- **Objective**: {manifest['objective']}",
-        f"- **Policy**: {manifest['policy']['description']}",
-        f"- **Certificate**: {certificate['sentence'] if certificate else 'none was asked for'}",
-        f"- **Estimator**: {manifest['estimator']['family']}, on {manifest['embedder']['id']}",
-        f"- **Trained on**: {training['name']}"
-        + (" (synthetic)" if training["synthetic"] else "")
-        + (" (one tier's outcome per request)" if feedback == "logged" else "")
-        + f", {training['n_fitting']:,} fitting and {training['n_calibration']:,} calibration "
-        f"requests, fingerprint {training['fingerprint'][:16]}",
-        "- **Holds**: estimators, calibration outcomes, hashes of training queries; no query text",
-        "",
-        "| tier | model | success on fitting rows | cost at decision time |",
-        "|---|---|---|---|",
-    ]
-    for tier, rate, basis in zip(
-        manifest["tiers"], training["tier_success"], manifest["prices"]["basis"], strict=True
-    ):
-        lines.append(f"| {tier['name']} | {tier['model']} | {rate:.3f} | {basis} |")
-    lines += [
-        "",
-        "| floor | certified | policy | success | USD per 1,000 | saved against always strongest |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in manifest["floor_menu"]:
-        saved = row["saving_vs_always_strongest"]
-        lines.append(
-            f"| {row['floor']} | {'yes' if row['certified'] else 'no'} | {row['policy']} "
-            f"| {row['success_rate']:.3f} | {1000 * row['cost_usd_per_request']:.4g} "
-            f"| {'' if saved is None else f'{saved:.1%}'} |"
-        )
-    lines += [
-        "",
-        "Success and cost in the second table are on the calibration requests.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def _version(name: str) -> str | None:
