@@ -91,6 +91,7 @@ def evaluate(
     predicted, dist = predict_all(router, queries, progress)
     known = _Calibration.of(router)
 
+    progress("play policies", 0, len(rows))
     by_cost = np.argsort(metrics.tier_means(known.cost_usd if len(known) else cost), kind="stable")
     heuristic = KeywordRouter.for_tiers([names[tier] for tier in by_cost])
     played = {

@@ -280,6 +280,21 @@ def test_hostile_names_and_queries_are_text(small_artifact: Path) -> None:
     assert body not in plain and body not in json.dumps(facts)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_hostile_tiers_are_text(kind: str, request: pytest.FixtureRequest) -> None:
+    """Their names stand in sentences, in pictures and in the data of the explorer."""
+    plain = json.dumps(request.getfixturevalue(kind))
+    facts = json.loads(plain.replace("frontier", json.dumps(HOSTILE)[1:-1]))
+    if HOSTILE in facts:  # the curve has the name of the tier
+        facts["frontier"] = facts.pop(HOSTILE)
+    text = report_html(facts)
+    page = Page(text)
+    assert not page.all("img") and len(page.all("script")) == 2
+    (data,) = (s for s in page.all("script") if s.get("type") == "application/json")
+    assert HOSTILE in json.loads(data["text"])["points"][0]["words"]
+    assert "\u202e" not in text.replace("\\u202e", "")
+
+
 def test_the_same_twice_and_small(facts: dict[str, Any]) -> None:
     text = report_html(facts)
     assert text == report_html(json.loads(json.dumps(facts)))

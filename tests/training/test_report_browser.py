@@ -181,9 +181,12 @@ def test_light_and_dark_are_two(chromium: Browser, pages: dict[str, str]) -> Non
     assert chromium.run(ground) == "rgb(255, 255, 255)"
     chromium.media(dark=True)
     assert chromium.run(ground) != "rgb(255, 255, 255)"
-    # Paper is white whatever the screen is.
+    # Paper is white whatever the screen is, and does not scroll.
     chromium.media(dark=True, kind="print")
     assert chromium.run(ground) == "rgb(255, 255, 255)"
+    chromium.size(740, 1000)
+    chromium.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert chromium.run("return document.documentElement.scrollWidth") <= 740
     chromium.media()
 
 
