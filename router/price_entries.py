@@ -6,7 +6,6 @@ Import this module only when a price is needed: genai-prices takes half a second
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -16,12 +15,9 @@ from genai_prices import Usage, types
 from genai_prices.data_snapshot import get_snapshot
 
 from router.errors import PriceError
+from router.model_names import core
 from router.tier_price import PriceStep, TierPrice
 
-# What may differ between two spellings of one model: region and vendor in front, date and
-# version behind ("us.anthropic.claude-haiku-4-5-20251001-v1:0").
-_BEFORE = re.compile(r"^(?:(?:us|eu|apac|jp|au|global|regional)\.)?(?:[a-z]+\.)?(?=[a-z])")
-_BEHIND = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{3,4}|latest))?(?:-v\d+(?::\d+)?)?-?$")
 _MTOK = 1_000_000
 _TEXT_PRICES = (
     "input_mtok",
@@ -217,6 +213,23 @@ def find_entry(provider_id: str, model_ref: str) -> PriceEntry:
     return PriceEntry(provider, model)
 
 
+def has_its_own(provider_id: str, model_ref: str, other: str) -> bool:
+    """Whether a name is published word for word, with prices that are not those of another name.
+
+    So is a dated version whose price is not that of the model's newest one.
+    """
+    try:
+        entry = find_entry(provider_id, model_ref)
+    except PriceError:
+        return False
+    try:
+        if find_entry(provider_id, other) == entry:
+            return False
+    except PriceError:
+        pass
+    return model_ref.lower() in {entry.model.id.lower(), *_literals(entry.model.match)}
+
+
 def _find_exactly(provider: types.Provider, model_ref: str) -> types.ModelInfo | None:
     # Without the other providers: a fallback to another provider's price would be a guess.
     model = next((m for m in provider.models if m.id.lower() == model_ref.lower()), None)
@@ -232,7 +245,7 @@ def _is_exact(model: types.ModelInfo, ref: str) -> bool:
     """
     names = {model.id.lower(), *_literals(model.match)}
     ref = ref.lower()
-    return ref in names or _core(ref) in {_core(name) for name in names}
+    return ref in names or core(ref) in {core(name) for name in names}
 
 
 def _starts_of_steps(price: types.ModelPrice) -> list[int]:
@@ -275,10 +288,6 @@ def _literals(clause: types.MatchLogic) -> Iterator[str]:
         yield clause.starts_with.lower()
     elif isinstance(clause, types.ClauseContains):
         yield clause.contains.lower()
-
-
-def _core(name: str) -> str:
-    return _BEHIND.sub("", _BEFORE.sub("", name))
 
 
 def _nearest(wrong: str, known: list[str]) -> str:

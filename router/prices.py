@@ -3,7 +3,8 @@
 Where a price comes from, first hit wins:
 
 1. the tier's own override in the tiers file;
-2. the override file, a TOML file of dated entries that are appended, never overwritten::
+2. the override file, a TOML file of dated entries that are appended, never overwritten; as in the
+   published prices, an entry without a date in its model's name is for every dated spelling too::
 
        [[prices]]
        provider = "openai"
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from router.errors import PriceError
+from router.model_names import nearest_spelling
 from router.price_overrides import override_price, read_overrides
 from router.tier_price import FloatArray, PriceStep, TierPrice
 from router.tiers import Tier
@@ -50,6 +52,7 @@ class PriceBook:
 
     def __init__(self, overrides: str | Path | None = None) -> None:
         self._dated = {} if overrides is None else read_overrides(Path(overrides))
+        self._spelled: dict[tuple[str, str], tuple[str, str] | None] = {}
         self._entries: dict[tuple[str, str], PriceEntry | PriceError] = {}
         self._cache: dict[tuple[str, str, bool, tuple[bool, ...]], TierPrice | PriceError] = {}
 
@@ -77,7 +80,7 @@ class PriceBook:
         Raises:
             PriceError: nobody has the model, or several have and none of them makes it.
         """
-        own = {provider for provider, its_model in self._dated if its_model == model}
+        own = {provider for provider, _ in self._dated if self._override_key(provider, model)}
         if len(own) == 1:
             return own.pop()
         if own:
@@ -120,8 +123,8 @@ class PriceBook:
         if at is None:
             at = datetime.now(tz=UTC)
         at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-        dated = self._dated.get((tier.provider, tier.model), ())
-        for entry in reversed(dated):
+        key = self._override_key(tier.provider, tier.model)
+        for entry in reversed(() if key is None else self._dated[key]):
             if entry.start <= at.date():
                 if not batch:
                     return entry.price
@@ -130,6 +133,24 @@ class PriceBook:
                     f"{entry.start}: add batch_input_price_usd_per_mtok and the others to it."
                 )
         return self._published(tier.provider, tier.model, at, batch)
+
+    def _override_key(self, provider: str, model: str) -> tuple[str, str] | None:
+        """Under which spelling of a model the override file has it."""
+        key = (provider, model)
+        if key in self._dated or not self._dated:
+            return key if self._dated else None
+        if key not in self._spelled:
+            known = [
+                its_model for its_provider, its_model in self._dated if its_provider == provider
+            ]
+            found = nearest_spelling(model, known)
+            if found is not None and found.lower() != model.lower():
+                from router.price_entries import has_its_own
+
+                if has_its_own(provider, model, found):
+                    found = None
+            self._spelled[key] = None if found is None else (provider, found)
+        return self._spelled[key]
 
     def _published(
         self, provider: str, model: str, at: datetime, batch: bool

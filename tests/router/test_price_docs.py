@@ -121,6 +121,8 @@ def test_the_price_file_of_the_page_is_one_and_has_every_key(
         *("--baseline", "deepseek-chat", "--prices", tmp_path / "prices.toml"),
     )
     assert "$7.98" in done.out
+    deepseek = book.price(Tier("own", "deepseek", "deepseek-chat"), CHECKED)
+    assert f"{deepseek.cost_usd(2500, 300, 2000):.6f} cached" in page(repository, "prices.md")
 
 
 def test_what_was_checked_by_hand_still_holds(repository: Path) -> None:

@@ -715,3 +715,70 @@ def test_the_price_data_is_imported_only_when_a_price_is_looked_up() -> None:
 def test_prices_are_exact_decimals() -> None:
     price = PriceBook().price(tier("openai", "gpt-5-nano"), MAY_2026)
     assert Decimal(repr(price.cached_input_usd_per_mtok)) == Decimal("0.005")
+
+
+@pytest.mark.parametrize(
+    ("provider", "entry", "model"),
+    [
+        ("anthropic", "claude-haiku-4-5", "claude-haiku-4-5"),
+        ("anthropic", "claude-haiku-4-5", "claude-haiku-4-5-20251001"),
+        ("anthropic", "claude-haiku-4-5", "us.anthropic.claude-haiku-4-5-20251001-v1:0"),
+        ("anthropic", "claude-haiku-4-5", "Claude-Haiku-4-5"),
+        ("anthropic", "claude-haiku-4-5-20251001", "claude-haiku-4-5@20251001"),
+        ("openai", "gpt-4o-2024-05-13", "gpt-4o-2024-05-13"),
+        ("deepseek", "deepseek-chat", "DeepSeek-Chat-latest"),
+        ("own", "large", "large-2026-02-03"),
+    ],
+)
+def test_an_override_is_for_every_spelling_of_its_model(
+    tmp_path: Path, provider: str, entry: str, model: str
+) -> None:
+    book = PriceBook(_override_of(tmp_path, (provider, entry)))
+    assert book.price(Tier("t", provider, model), NOVEMBER).input_usd_per_mtok == 77
+    assert book.provider_of(model) == provider
+
+
+@pytest.mark.parametrize(
+    ("entry", "model"),
+    [
+        ("gpt-4o-2024-05-13", "gpt-4o"),  # a date is not the model as such
+        ("gpt-4o-2024-05-13", "gpt-4o-2024-08-06"),
+        ("gpt-4o", "gpt-4o-2024-05-13"),  # published with a price of its own
+        ("gpt-5", "gpt-5-nano"),
+        ("gpt-5-nano", "gpt-5"),
+    ],
+)
+def test_an_override_is_for_no_other_model(tmp_path: Path, entry: str, model: str) -> None:
+    book = PriceBook(_override_of(tmp_path, ("openai", entry)))
+    assert book.price(Tier("t", "openai", model), NOVEMBER) == PriceBook().price(
+        Tier("t", "openai", model), NOVEMBER
+    )
+
+
+def test_the_spelling_that_is_nearest_goes_first(tmp_path: Path) -> None:
+    path = _override_of(tmp_path, ("own", "large"), ("own", "large-20260101"))
+    path.write_text(path.read_text().replace("= 77", "= 78", 1))
+    book = PriceBook(path)
+    found = {
+        model: book.price(Tier("t", "own", model), NOVEMBER).input_usd_per_mtok
+        for model in ("large", "LARGE", "large-20260101", "large@2026-01-01", "large-20260202")
+    }
+    assert list(found.values()) == [78, 78, 77, 77, 78]
+
+
+@pytest.mark.parametrize("model", ["gpt-5-nano-999", "gpt-5-nano-2099", "gpt-5-nano-20251399"])
+def test_what_does_not_look_like_a_date_is_another_model(model: str) -> None:
+    with pytest.raises(PriceError, match="no such model"):
+        PriceBook().price(Tier("t", "openai", model), NOVEMBER)
+
+
+def _override_of(folder: Path, *models: tuple[str, str]) -> Path:
+    path = folder / "prices.toml"
+    path.write_text(
+        "".join(
+            f'[[prices]]\nprovider = "{provider}"\nmodel = "{model}"\nfrom = 2026-01-01\n'
+            "input_price_usd_per_mtok = 77\noutput_price_usd_per_mtok = 99\n"
+            for provider, model in models
+        )
+    )
+    return path
