@@ -93,7 +93,8 @@ def export(
 ) -> None:
     """Outcomes to train on: cps-router ledger export | cps-router train - --tiers T --out DIR.
 
-    First attempts with a known success, cost and query, on the tier that the router chose; what is
+    First attempts with a known success and query, on the tier that the router chose, at what they
+    cost without a batch, or with their tokens where no price was known; what is
     left out is counted by reason on stderr.
     """
     moment = _moment(since)

@@ -3,7 +3,12 @@
 A row is an attempt whose propensity is the one that was recorded: the first of its request, on the
 tier that was decided. Later attempts were made because another failed, and a tier that the caller
 named was nobody's draw: trained on as if they were, they would bias what is learned. They are left
-out and counted by reason, as is everything of unknown success, cost or query.
+out and counted by reason, as is everything of unknown success or query, and that of which neither
+cost nor tokens are known.
+
+Costs are those of standard processing, which is what serving will cost: a batched attempt is
+exported at the price it would have had without its batch. The model is the tier's, as it was
+decided on, and not the dated name that the provider returned.
 """
 
 from __future__ import annotations
@@ -77,14 +82,16 @@ class Export:
         success = self._success(entry, attempt)
         if request.query is None:
             raise OutcomeError("its query is not kept")
-        if attempt.cost_nanousd is None:
+        cost_nanousd = _standard_cost(attempt)
+        if cost_nanousd is None and attempt.usage is None:
             raise OutcomeError("its cost is unknown")
         row: dict[str, Any] = {
             "request_id": request.request_id,
             "tier": attempt.tier,
-            "model": attempt.model,
+            "model": decision.get("model") or attempt.model,
             "success": success,
-            "cost_usd": attempt.cost_nanousd / NANOUSD_PER_USD,
+            # Where it is unknown, the tokens are priced when they are read.
+            "cost_usd": None if cost_nanousd is None else cost_nanousd / NANOUSD_PER_USD,
             "latency_s": attempt.latency_s,
             "propensity": decision.get("propensity"),
             "artifact_id": decision.get("artifact_id"),
@@ -123,3 +130,18 @@ class Export:
         if not attempt.served:
             raise OutcomeError("its answer was not served")
         raise OutcomeError("no feedback")
+
+
+def _standard_cost(attempt: AttemptRecord) -> int | None:
+    """What an attempt would have cost without a batch, its cache as it was."""
+    cost, uncached, standard = (
+        attempt.cost_nanousd,
+        attempt.uncached_nanousd,
+        attempt.standard_nanousd,
+    )
+    if cost is None or not attempt.batch:
+        return cost
+    if uncached is None or standard is None:
+        return None
+    # Exact where nothing came from a cache; else as if a batch lowered every price alike.
+    return round(cost * standard / uncached) if uncached else standard

@@ -17,6 +17,7 @@ from router.ledger import Ledger
 from router.ledger_export import Export
 from router.outcomes import Outcome, write_jsonl
 from router.records import AttemptRecord, RequestRecord, nanousd
+from router.tiers import Tier, TierSet
 from router.usage import Usage
 from tests.artifacts import sample_table, tiny_embedder
 from tests.command_line import COMMAND
@@ -73,7 +74,7 @@ LEFT_OUT: list[tuple[RequestRecord, list[AttemptRecord], bool, dict[str, int]]] 
     (request(), [], True, {"no attempt was recorded": 1}),
     (request(), [attempt()], False, {"no feedback": 1}),
     (request(query=None), [attempt()], True, {"its query is not kept": 1}),
-    (request(), [attempt(cost_nanousd=None)], True, {"its cost is unknown": 1}),
+    (request(), [attempt(cost_nanousd=None, usage=None)], True, {"its cost is unknown": 1}),
     (request(), [attempt(status="outage", served=False)], True, {"no answer (outage)": 1}),
     (request(), [attempt(served=False)], True, {"its answer was not served": 1}),
     (request(tier="mid"), [attempt()], True, {"another tier than the one decided": 1}),
@@ -177,6 +178,45 @@ def fill(ledger: Ledger, table: OutcomeTable) -> None:
     ledger.record_many(records)
     for outcome in to_outcomes(table):
         ledger.feedback(outcome.request_id, outcome.success)
+
+
+def test_a_batched_attempt_is_exported_at_what_serving_will_cost(ledger: Ledger) -> None:
+    batched: list[tuple[int | None, int | None, int | None, float | None]] = [
+        (10_000, 10_000, 20_000, 20_000 / 1e9),
+        (5_000, 10_000, 20_000, 10_000 / 1e9),  # half of it came from a cache
+        (0, 0, 0, 0.0),
+        (10_000, 10_000, None, None),
+        (None, None, 20_000, None),
+    ]
+    for number, (cost, uncached, standard, _) in enumerate(batched):
+        money = {"cost_nanousd": cost, "uncached_nanousd": uncached, "standard_nanousd": standard}
+        ledger.record(request(f"r{number}"), [attempt(batch=True, **money)])
+        ledger.feedback(f"r{number}", True)
+    rows, left_out = exported(ledger)
+    assert left_out == {}
+    assert [row.cost_usd for row in rows] == [expected for *_, expected in batched]
+
+
+def test_what_has_no_price_yet_is_exported_with_its_tokens_and_read_again(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """And under the name that was decided on: the provider's own is in no tiers file."""
+    for number in range(4):
+        known = {"cost_nanousd": 10_000 if number else None}
+        made = attempt(model="gpt-nano-2025-08-07", **known)
+        ledger.record(request(f"r{number}"), [made])
+        ledger.feedback(f"r{number}", True)
+    write_jsonl(tmp_path / "out.jsonl", Export(ledger))
+    prices = {"input_price_usd_per_mtok": 1.0, "output_price_usd_per_mtok": 10.0}
+    tiers = TierSet(
+        [
+            Tier("nano", "openai", "gpt-nano", **prices),  # type: ignore[arg-type]
+            Tier("mid", "openai", "gpt-nano-2025-08-07", **prices),  # type: ignore[arg-type]
+        ]
+    )
+    table = read_outcomes(tmp_path / "out.jsonl", tiers)
+    assert table.report.n_bad == 0 and list(table.report.warnings()) == []
+    np.testing.assert_allclose(table.cost_usd[:, 0], [0.0003, 1e-5, 1e-5, 1e-5])
 
 
 def test_reading_an_export_gives_the_table(ledger: Ledger, tmp_path: Path) -> None:
