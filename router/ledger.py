@@ -13,7 +13,8 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from router.errors import InputError
+from router.errors import InputError, LedgerError
+from router.ledger_numbers import renumbered
 from router.ledger_place import default_ledger, place_of
 from router.ledger_rows import (
     LedgerEntry,
@@ -32,12 +33,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger", "LedgerEntry", "default_ledger"]
 
+# Others can only take a number as often as they have attempts to record.
+_MOST_TRIES = 20
+
 Store = Literal["text", "none"]
 
 BUSY_TIMEOUT_S = 5.0
 CHUNK = 500
 # Expired prefixes are removed by every so many savings.
 _PRUNE_EVERY = 200
+
+
+class _NumbersTakenError(Exception):
+    """Undoes a transaction: fewer attempts were written than were given."""
 
 
 class Ledger:
@@ -122,7 +130,8 @@ class Ledger:
         Call it before the first model call (no attempts, ``done=False``) and after each attempt.
         Repeating a record changes nothing. A record replaces what is of the same or an earlier
         state of the request (``done``, then the highest attempt), never of a later one; a query
-        that is left out does not erase one that was recorded.
+        that is left out does not erase one that was recorded. No attempt replaces another one,
+        made at another time or by another tier, whose number it has: it gets the next number.
 
         Raises:
             LedgerError: nothing was written; try again when the cause has gone.
@@ -137,9 +146,38 @@ class Ledger:
             return
         # In one order, so that two who write the same requests do not wait for each other.
         rows.sort(key=lambda row: (row[0]["request_id"], row[0]["revision"]))
-        with self._engine.writing(at_once=True) as connection:
-            self._sql.upsert_requests(connection, [row for row, _ in rows])
-            self._sql.upsert_attempts(connection, [row for _, its in rows for row in its])
+        if not self._written(rows):
+            self._write_renumbered(rows)
+
+    def _written(self, rows: Sequence[tuple[Row, list[Row]]]) -> bool:
+        """Write them under their numbers; False, and nothing is written, where some are others'."""
+        try:
+            with self._engine.writing(at_once=True) as connection:
+                self._sql.upsert_requests(connection, [row for row, _ in rows])
+                attempts = [row for _, its in rows for row in its]
+                if self._sql.upsert_own_attempts(connection, attempts) < len(attempts):
+                    raise _NumbersTakenError
+        except _NumbersTakenError:
+            return False
+        return True
+
+    def _write_renumbered(self, rows: Sequence[tuple[Row, list[Row]]]) -> None:
+        """As `record_many`, with a look at what is there: it is late, or of an id used again."""
+        ids = sorted({row["request_id"] for row, _ in rows})
+        for _ in range(_MOST_TRIES):
+            try:
+                with self._engine.writing(at_once=True) as connection:
+                    requests, attempts = renumbered(rows, self._sql.kept_of(connection, ids))
+                    self._sql.upsert_requests(connection, requests)
+                    if self._sql.upsert_own_attempts(connection, attempts) < len(attempts):
+                        raise _NumbersTakenError
+            except _NumbersTakenError:
+                continue  # by another process, since we looked
+            return
+        raise LedgerError(
+            "expected a number for an attempt, but other processes write to the same request all "
+            "the time: try again, and give every request an id of its own."
+        )
 
     def feedback(
         self,

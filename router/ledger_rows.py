@@ -76,7 +76,12 @@ def revision_of(request: RequestRecord, attempts: Sequence[AttemptRecord]) -> in
     late, or comes out of order, undoes nothing.
     """
     last = max((attempt.attempt for attempt in attempts), default=0)
-    return last + (_DONE if request.done else 0)
+    return revision_after(last, done=request.done)
+
+
+def revision_after(last: int, *, done: bool) -> int:
+    """The revision of a state whose last attempt has this number."""
+    return last + (_DONE if done else 0)
 
 
 def rows_of(

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from router.ledger_numbers import Kept
 from router.ledger_rows import (
     LedgerEntry,
     Row,
@@ -64,6 +65,15 @@ def _upsert_attempt(dialect: str) -> Any:
 
 
 @cache
+def _upsert_own_attempt(dialect: str) -> Any:
+    insert = _insert(dialect, attempts)
+    new, old = insert.excluded, attempts.c
+    is_same = (new.at_us == old.at_us) & (new.tier == old.tier)
+    statement = _replacing(insert, attempts, (new.revision >= old.revision) & is_same)
+    return statement.execution_options(preserve_rowcount=True)
+
+
+@cache
 def _upsert_feedback(dialect: str, is_latest: bool) -> Any:
     insert = _insert(dialect, feedback)
     new, old = insert.excluded, feedback.c
@@ -94,6 +104,26 @@ def upsert_attempts(connection: sa.Connection, rows: Sequence[Row]) -> None:
     """Write attempts; see `Ledger.record`."""
     if rows:
         connection.execute(_upsert_attempt(connection.dialect.name), rows)
+
+
+def upsert_own_attempts(connection: sa.Connection, rows: Sequence[Row]) -> int:
+    """Write attempts whose numbers are free, or theirs; how many were written."""
+    if not rows:
+        return 0
+    return connection.execute(_upsert_own_attempt(connection.dialect.name), rows).rowcount
+
+
+def kept_of(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str, Kept]:
+    """What is there of the attempts of some requests."""
+    columns = attempts.c
+    found: dict[str, Kept] = defaultdict(Kept)
+    wanted = (columns.request_id, columns.attempt, columns.at_us, columns.tier, columns.revision)
+    for start in range(0, len(request_ids), _MAX_IDS):
+        ids = request_ids[start : start + _MAX_IDS]
+        query = sa.select(*wanted).where(columns.request_id.in_(ids)).order_by(columns.attempt)
+        for request_id, number, at_us, tier, revision in connection.execute(query):
+            found[request_id].add(number, (at_us, tier), revision)
+    return found
 
 
 def upsert_feedback(connection: sa.Connection, row: Row, *, is_latest: bool) -> None:

@@ -38,6 +38,9 @@ class Recorder(Protocol):
     def record(self, request: RequestRecord, attempts: Sequence[AttemptRecord] = ()) -> None:
         """Keep a request and attempts of it; what was kept of them before is brought up to date.
 
+        Attempts are counted from 1 whenever a request is made, also under an id that was used
+        before: one that was made at another time, or by another tier, is another attempt.
+
         Returns when it is safe. Raises LedgerError where it cannot be kept now.
         """
         ...
@@ -89,7 +92,8 @@ class Recording:
         self._spill_path = None if spill_path is None else Path(spill_path)
         self._clock = clock
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[str, Entry] = OrderedDict()
+        # By id and time: requests that were given one id are not one request here.
+        self._waiting: OrderedDict[tuple[str, datetime], Entry] = OrderedDict()
         self._pause_s = 0.0
         self._paused_until_s = 0.0
 
@@ -148,7 +152,7 @@ class Recording:
         if not self._waiting:
             return request, attempts
         with self._lock:
-            earlier = self._waiting.pop(request.request_id, None)
+            earlier = self._waiting.pop(_key(request), None)
         if earlier is None:
             return request, attempts
         by_number = {attempt.attempt: attempt for attempt in (*earlier[1], *attempts)}
@@ -173,15 +177,15 @@ class Recording:
             done += 1
 
     def _wait(self, entry: Entry, *, oldest: bool = False) -> None:
-        request_id = entry[0].request_id
+        key = _key(entry[0])
         too_many: list[Entry] = []
         with self._lock:
             # While one was under way, a later state of the same request may have come to wait.
-            if oldest and request_id in self._waiting:
+            if oldest and key in self._waiting:
                 return
-            self._waiting[request_id] = entry
+            self._waiting[key] = entry
             if oldest:
-                self._waiting.move_to_end(request_id, last=False)
+                self._waiting.move_to_end(key, last=False)
             while len(self._waiting) > self._max_waiting:
                 too_many.append(self._waiting.popitem(last=False)[1])
         for older in too_many:
@@ -218,3 +222,7 @@ class Recording:
             self.n_waiting + 1,
             self._pause_s,
         )
+
+
+def _key(request: RequestRecord) -> tuple[str, datetime]:
+    return request.request_id, request.at
