@@ -44,6 +44,8 @@ MARGIN = 0.05
 TUNING_DAYS, TEST_DAYS = 2, 5
 _DAY_S = 86_400.0
 _VALUES = 12
+# Success values of our curve, as multiples of the one that reaches the target.
+_CURVE = (0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 6.0, 20.0, 1000.0)
 
 TIERS = TierSet(
     [
@@ -168,7 +170,10 @@ def play(
             clock[0] = turn.at_s
         before = system + history.get(turn.session, 0)
         name = f"s{turn.session}"
-        prefix = Prefix(("system", name), (system, before), shared=True)
+        # As the client sees it: the first turn has nothing of its own before its question.
+        keys = ("system", name) if turn.position else ("system",)
+        tokens = (system, before) if turn.position else (system,)
+        prefix = Prefix(keys, tokens, shared=True, session=name)
         query = outcomes.queries[turn.row]
         seen = Context(query.text, turn.row, name, turn.position, prefix)
         tier = choose(seen)
@@ -197,7 +202,7 @@ def valued(router: Router, value: float | None, clock: list[float]) -> Router:
     """The router with a success value in place of its policy (None: as it was trained)."""
     other = copy.copy(router)
     other._settled = other
-    other._caching = None
+    other._caching = {}
     other.cache_state = CacheState(clock=lambda: clock[0])
     if value is not None:
         policy = router.policy
@@ -232,7 +237,9 @@ def aware(router: Router) -> tuple[Choose, Learn]:
         return router.tiers.index(decision.tier)
 
     def learn(tier: int, seen: Context, usage: Usage) -> None:
-        router.cache_state.observe(router.tiers[tier].name, seen.prefix, usage, policies[tier])
+        router.cache_state.observe(
+            router.tiers[tier].name, seen.prefix, usage, policies[tier], whole=seen.session
+        )
 
     return choose, learn
 
@@ -335,18 +342,18 @@ def _measured(
         ("as trained, cache-aware above the floor", lambda d: run("aware", None, d)),
     ]
     found = {name: [way(day) for day in testing] for name, way in ways}
-    base = np.array([cost for _, cost, _ in found["(e) cache-aware routing"]])
+    say(f"a day of {traffic.name}: our curve on the test days")
+    curves = [[run("aware", values["aware"] * step, day)[:2] for step in _CURVE] for day in testing]
     rows = []
-    for name, days in found.items():
-        cost = np.array([c for _, c, _ in days])
-        ratio = cost / base
+    for name, each in found.items():
+        ratio = np.array([c / _at(curve, s) for (s, c, _), curve in zip(each, curves, strict=True)])
         rows.append(
             (
                 name,
-                f"{np.mean([s for s, _, _ in days]):.3f}",
-                f"{cost.mean():.2f}",
+                f"{np.mean([s for s, _, _ in each]):.3f}",
+                f"{np.mean([c for _, c, _ in each]):.2f}",
                 f"{ratio.mean():.3f} ({ratio.std(ddof=1):.3f})",
-                " ".join(f"{100 * x:.0f}" for x in np.mean([x for _, _, x in days], axis=0)),
+                " ".join(f"{100 * x:.0f}" for x in np.mean([x for _, _, x in each], axis=0)),
             )
         )
     n_turns = np.mean([len(day.turns) for day in testing])
@@ -356,13 +363,23 @@ def _measured(
         "query and answer."
     )
     asked = f"Success asked of (b') to (e): {target:.3f}, set on {TUNING_DAYS} other days."
-    notes = (kind, asked)
-    columns = ("way", "success", "$ a day", "cost over (e) (sd)", "% of turns to nano mid top")
+    over = (
+        "Cost over that of (e) at the way's own success rate, which (e) reaches at another success "
+        "value: read off its curve on the same day. In brackets the standard deviation over days."
+    )
+    notes = (kind, asked, over)
+    columns = ("way", "success", "$ a day", "cost over (e) there", "% of turns to nano mid top")
     table = Table(f"A day of conversations: {traffic.name}", columns, rows, notes)
     ways_found = {
         name: [{"success": s, "cost_usd": c} for s, c, _ in each] for name, each in found.items()
     }
     return table, {"target": target, "values": values, "ways": ways_found}
+
+
+def _at(curve: Sequence[tuple[float, float]], success: float) -> float:
+    """Dollars of our curve where it reaches a success rate; its dearest point beyond its end."""
+    ordered = sorted(curve)
+    return float(np.interp(success, [s for s, _ in ordered], [c for _, c in ordered]))
 
 
 def _refined(

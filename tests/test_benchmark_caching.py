@@ -72,6 +72,13 @@ def test_a_day_costs_what_its_turns_cost(
     assert shares.tolist() == [0.0, 1.0, 0.0]
 
 
+def test_our_curve_is_read_between_its_points() -> None:
+    curve = [(0.8, 10.0), (0.6, 4.0), (0.9, 30.0)]
+    assert caching._at(curve, 0.7) == pytest.approx(7.0)
+    assert caching._at(curve, 0.85) == pytest.approx(20.0)
+    assert caching._at(curve, 0.95) == 30.0
+
+
 def test_the_same_traffic_for_everybody(outcomes: SyntheticOutcomes) -> None:
     day = make_day(TRAFFIC, outcomes, 3)
     assert day == make_day(TRAFFIC, outcomes, 3)
@@ -86,6 +93,7 @@ def test_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(caching, name, value)
     monkeypatch.setattr(caching, "TRAFFIC", (replace(TRAFFIC, n_sessions=12),))
     monkeypatch.setattr(caching, "_VALUES", 3)
+    monkeypatch.setattr(caching, "_CURVE", (0.5, 1.0, 1000.0))
     section = caching.measure(lambda _: None)
     (table,) = section.tables
     assert [row[0][:3] for row in table.rows[:6]] == ["(a)", "(b)", "(b'", "(c)", "(d)", "(e)"]
