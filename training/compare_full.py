@@ -86,7 +86,7 @@ def compare_full(
     for i, label in enumerate(asked.labels):
         mean, rate = metrics.mean_cost(costs[i]), metrics.success_rate(rates[i])
         pair = drawn_cost[:, i], drawn_rate[:, i]
-        ratio = metrics.mix_ratio(costs[i], rates[i], tier_cost, tier_success).ratio
+        ratio = metrics.mix_ratio(costs[i], rates[i], tier_cost, tier_success)
         share = by_text(played[i]).mean(axis=0)
         entries.append(
             Entry(
@@ -94,8 +94,11 @@ def compare_full(
                 estimate(rate, pair[1]),
                 estimate(mean, pair[0]),
                 estimate(cost_per_success(mean, rate), cost_per_success(*pair)),
-                estimate(ratio, resampled_mixes(pair, drawn_tiers)[0]),
+                estimate(ratio.ratio, resampled_mixes(pair, drawn_tiers)[0]),
                 dict(zip(asked.names, share.tolist(), strict=True)),
+                # A single tier is itself a corner of the hull, or far from it.
+                near_kink=bool(ratio.near_kink and share.max() < 1.0),
+                above_best=bool(ratio.above_best),
             )
         )
         if i == 0:

@@ -153,14 +153,15 @@ def _entry(
     if found.refusal is not None:
         return Entry(label, artifact_id, None, None, None, None, share, ess, found.refusal)
     value = found.values["dr"]
-    ratio = None
+    ratio, above_best = None, False
     if all(tier.refusal is None for tier in tiers):
         costs, rates = (
             np.array([getattr(tier.values["dr"], part).value for tier in tiers])
             for part in ("cost_usd_per_request", "success_rate")
         )
         mean, rate = value.cost_usd_per_request.value, value.success_rate.value
-        ratio = Estimate(metrics.mix_ratio_of_means(mean, rate, costs, rates)[0])
+        number, mix = metrics.mix_ratio_of_means(mean, rate, costs, rates)
+        ratio, above_best = Estimate(number), not bool(mix.reached)
     return Entry(
         label,
         artifact_id,
@@ -170,4 +171,5 @@ def _entry(
         ratio,
         share,
         ess,
+        above_best=above_best,
     )

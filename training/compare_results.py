@@ -25,8 +25,9 @@ _LEFT_OUT = {
 class Entry:
     """One of those compared; ``refusal`` says why a log cannot tell, and the numbers are None.
 
-    ``mix_ratio`` is None where the mix of single tiers is not known; ``share`` is that of every
-    tier; ``effective_sample_size`` is that of a log.
+    ``mix_ratio`` is None where the mix of single tiers is not known, and unstable ``near_kink`` of
+    the mixes' hull; ``above_best``: it succeeds more often than every tier, and is compared with
+    the best one. ``share`` is that of every tier; ``effective_sample_size`` is that of a log.
     """
 
     label: str
@@ -38,6 +39,8 @@ class Entry:
     share: dict[str, float]
     effective_sample_size: float | None = None
     refusal: str | None = None
+    near_kink: bool = False
+    above_best: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable."""
@@ -47,6 +50,8 @@ class Entry:
         (self.cost_usd_per_request or unknown).put(out, "cost_usd_per_request")
         (self.cps_usd or unknown).put(out, "cps_usd")
         (self.mix_ratio or unknown).put(out, "mix_ratio")
+        out["mix_ratio_near_kink"] = self.near_kink
+        out["mix_ratio_above_best"] = self.above_best
         out["share"] = dict(self.share)
         out["effective_sample_size"] = self.effective_sample_size
         out["refusal"] = self.refusal
@@ -137,6 +142,13 @@ def comparison_text(found: SideBySide) -> str:
         _differences(found),
     ]
     lines += [f"{e.label}: no estimate: {e.refusal}" for e in found.entries if e.refusal]
+    for what, marked in (
+        ("near a kink of the mixes' hull, where it is unstable", "near_kink"),
+        ("above the best single tier's success rate", "above_best"),
+    ):
+        labels = [entry.label for entry in found.entries if getattr(entry, marked)]
+        if labels:
+            lines.append(f"mix ratio of {', '.join(labels)}: {what}")
     lines.append("")
     lines += [difference.sentence for difference in found.differences]
     n = len(found.differences)

@@ -124,6 +124,18 @@ def test_a_single_tier_has_mix_ratio_one_and_all_its_share(compared: SideBySide)
     assert frontier.artifact_id is None and entries["good"].artifact_id is not None
 
 
+def test_a_mix_ratio_near_a_kink_is_said_to_be_unstable(compared: SideBySide) -> None:
+    entries = {entry.label: entry for entry in compared.entries}
+    # Nearly always the middle tier, at nearly its success rate.
+    assert entries["good"].near_kink and not entries["always:mid"].near_kink
+    said = "near a kink of the mixes' hull, where it is unstable"
+    line = next(line for line in comparison_text(compared).splitlines() if line.endswith(said))
+    assert "good" in line and "always:mid" not in line
+    assert entries["good"].to_dict()["mix_ratio_near_kink"] is True
+    calm = replace(compared, entries=tuple(replace(e, near_kink=False) for e in compared.entries))
+    assert said not in comparison_text(calm)
+
+
 def test_it_agrees_with_promote(contenders: dict[str, Contender], fresh: OutcomeTable) -> None:
     good, dear = contenders["good"], contenders["dear"]
     assert good.router is not None and dear.router is not None
