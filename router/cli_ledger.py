@@ -188,6 +188,45 @@ def erase(
 
 
 @ledger_app.command()
+def reprice(
+    ledger: Place = None,
+    prices: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A price file (docs/prices.md).")
+    ] = None,
+    tiers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The tiers file: prices of its own, and which tier is what."
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fill in costs that were unknown for want of a price; those that were recorded stay.
+
+    At the prices of each attempt's day, of attempts whose usage is known; then baselines. It may be
+    repeated.
+    """
+    from router.prices import PriceBook
+    from router.tiers import TierSet
+
+    book = PriceBook(prices)
+    tier_set = None if tiers is None else TierSet.from_toml(tiers)
+    with _opened(ledger) as opened, _patience() as say:
+        from router.ledger_reprice import reprice as fill_in
+
+        say("pricing what has no cost")
+        found = fill_in(opened, book, tier_set)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    emit(f"{found.n_costs:,} attempts got a cost, {found.n_baselines:,} requests a baseline")
+    for model, n in found.no_price.most_common():
+        emit(f"{n:,} attempts have no price yet: {model}")
+    if found.n_no_usage:
+        emit(f"{found.n_no_usage:,} attempts stay unknown: nobody said what they used")
+
+
+@ledger_app.command()
 def replay(
     ledger: Annotated[str, typer.Argument(help="Path or URL of the ledger.")],
     spill: Annotated[Path, typer.Argument(help="File that a client spilled records to.")],
