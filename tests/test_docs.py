@@ -9,6 +9,8 @@ that have a test of their own, which must name them.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import shlex
 import shutil
@@ -21,6 +23,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from benchmarks.run import _parse
 from router.outcomes import write_jsonl
 from tests.artifacts import sample_table, tiny_embedder, train_tiny
 from tests.command_line import Done, here
@@ -205,6 +208,21 @@ def test_links_lead_somewhere(name: str) -> None:
             assert (path.parent / target.split("#")[0]).exists(), f"{name}: {target}"
 
 
+def test_modules_and_targets_that_pages_name_can_be_run() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    named, targets = set(), set()
+    for path in [*DOCS.glob("*.md"), *REPOSITORY.glob("*.md"), *REPOSITORY.glob("*/README.md")]:
+        text = path.read_text(encoding="utf-8")
+        named |= set(re.findall(r"python -m ((?:training|benchmarks|router)[\w.]*)([^`\n]*)", text))
+        targets |= set(re.findall(r"(?:`|^ {4})make (\w+)", text, flags=re.MULTILINE))
+    assert {"demo", "test", "bench"} <= targets
+    assert [target for target in targets if f"\n{target}: " not in makefile] == []
+    for module, options in named:
+        assert importlib.util.find_spec(module) is not None, module
+        if module == "benchmarks.run" and not re.search(r"[A-Z|]", options):
+            _parse(shlex.split(options))
+
+
 def test_contributing_names_what_is_there() -> None:
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:router|training|tests|benchmarks|docs|data)/[\w/.-]*)`", text))
@@ -214,8 +232,6 @@ def test_contributing_names_what_is_there() -> None:
 
 
 def test_the_modules_and_functions_that_the_formulas_name_are_there() -> None:
-    import importlib
-
     text = (DOCS / "formulas.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:router|training)\.[\w.]+)`", text))
     assert len(named) > 12

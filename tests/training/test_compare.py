@@ -136,6 +136,29 @@ def test_a_mix_ratio_near_a_kink_is_said_to_be_unstable(compared: SideBySide) ->
     assert said not in comparison_text(calm)
 
 
+def test_artifacts_that_list_their_tiers_in_another_order_are_compared_by_name(
+    contenders: dict[str, Contender], fresh: OutcomeTable, tmp_path: Path
+) -> None:
+    table = sample_table(400)
+    backwards = OutcomeTable.from_arrays(
+        TierSet(list(table.tiers)[::-1]),
+        table.query,
+        table.success[:, ::-1],
+        table.cost_usd[:, ::-1],
+        input_tokens=table.input_tokens[:, ::-1],
+        output_tokens=table.output_tokens[:, ::-1],
+    )
+    embedder = tiny_embedder(tmp_path / "embedder", list(table.query))
+    options = {"objective": Objective("value", amount_usd=1.0)}
+    train_tiny(backwards, tmp_path / "backwards", embedder, **options)
+    other = Contender("backwards", Router.load(tmp_path / "backwards"))
+    assert other.router is not None and other.router.tiers.names[0] == "frontier"
+    found = compare_routers([contenders["dear"], other], fresh, n_bootstrap=0)
+    dear, reverse = (entry.share for entry in found.entries)
+    assert list(dear) == list(reverse) == ["nano", "mid", "frontier"]
+    assert reverse["frontier"] > 0.9 and dear["frontier"] > 0.9
+
+
 def test_it_agrees_with_promote(contenders: dict[str, Contender], fresh: OutcomeTable) -> None:
     good, dear = contenders["good"], contenders["dear"]
     assert good.router is not None and dear.router is not None
