@@ -18,6 +18,7 @@ from router.providers.counts import (
     usage_or_unknown,
 )
 from router.providers.failures import CutError, UnreadableError
+from router.providers.reuse import Reuse
 from router.usage import Usage
 
 _FINISH = {
@@ -85,6 +86,7 @@ class AnthropicProvider(AnthropicBatches):
     ) -> None:
         super().__init__(api_key, base_url=base_url, **sdk_options)
         self._default_max_output_tokens = default_max_output_tokens
+        self._reuse = Reuse()
 
     def _new_client(self, sdk: Any, *, asynchronous: bool) -> Any:
         options: dict[str, Any] = {"max_retries": 0, **self._sdk_options}
@@ -95,6 +97,15 @@ class AnthropicProvider(AnthropicBatches):
         return (sdk.AsyncAnthropic if asynchronous else sdk.Anthropic)(**options)
 
     def _request(self, model: str, prompt: Prompt) -> dict[str, Any]:
+        return messages_request(
+            model,
+            prompt,
+            default_max_output_tokens=self._default_max_output_tokens,
+            reuse=self._reuse,
+        )
+
+    def _item_request(self, model: str, prompt: Prompt) -> dict[str, Any]:
+        # The prompts of a batch are handed in at once: their gaps say nothing.
         return messages_request(
             model, prompt, default_max_output_tokens=self._default_max_output_tokens
         )

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from router.errors import ProviderError
-from router.providers.base import Answer
+from router.providers.base import Answer, Prompt
 from router.providers.batch_calls import (
     CLOCK_SKEW_S,
     BatchCalls,
@@ -141,8 +141,12 @@ class AnthropicBatches(BatchCalls):
             batch_id,
         )
 
+    def _item_request(self, model: str, prompt: Prompt) -> Mapping[str, Any]:
+        """The arguments of the SDK's call for a prompt in a batch."""
+        return self._request(model, prompt)
+
     def _batch_request(self, model: str, item: BatchItem) -> dict[str, Any]:
-        params = batch_body(item, self._request(model, item.prompt))
+        params = batch_body(item, self._item_request(model, item.prompt))
         return {"custom_id": item.custom_id, "params": params}
 
     def _lines(self, batch_id: str) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from router.providers.anthropic_marks import set_marks
 from router.providers.base import Message, Prompt, Tool
+from router.providers.reuse import Reuse
 from router.providers.shaping import (
     MARKS,
     called,
@@ -28,16 +29,22 @@ DEFAULT_MAX_OUTPUT_TOKENS = 4096
 
 
 def messages_request(
-    model: str, prompt: Prompt, *, default_max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
+    model: str,
+    prompt: Prompt,
+    *,
+    default_max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS,
+    reuse: Reuse | None = None,
 ) -> dict[str, Any]:
     """The arguments of ``messages.create``; ``prompt.options`` have the last word.
+
+    ``reuse`` remembers which beginnings are used how often; without it all are worth a mark.
 
     ``prompt.temperature`` is left out, as the API takes none any more.
     """
     tools = [_tool(tool, index) for index, tool in enumerate(prompt.tools)]
     system, messages = _turns(prompt.messages)
     if prompt.cache.enabled:
-        set_marks(model, tools, system, messages, prompt)
+        set_marks(model, tools, system, messages, prompt, reuse)
     request: dict[str, Any] = {"model": model}
     if tools:
         request["tools"] = tools
