@@ -272,7 +272,8 @@ def test_a_later_state_is_never_replaced_by_an_earlier_one_that_waited() -> None
 
 def test_many_threads_and_a_ledger_that_comes_and_goes_lose_nothing() -> None:
     ledger, world = MemoryLedger(), World()
-    client, _ = client_of(ledger=ledger, world=world)
+    # The clock runs on while a thread waits for its turn.
+    client, _ = client_of(ledger=ledger, world=world, deadline_s=1e6)
     lock = threading.Lock()
 
     def ask(name: int) -> None:
