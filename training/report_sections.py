@@ -96,7 +96,7 @@ def verdict(facts: Facts) -> list[Html]:
 
 
 def bounds_table(bounds: Mapping[str, Facts], prefix: str, caption: str) -> Html:
-    """Mean and bounds against each rival, folded away."""
+    """Mean and bounds against each rival: the interval that the verdict's sentence rests on."""
     rows = [
         [
             prefix + name,
@@ -107,10 +107,7 @@ def bounds_table(bounds: Mapping[str, Facts], prefix: str, caption: str) -> Html
         ]
         for name, bound in bounds.items()
     ]
-    return folded(
-        "Table: the bounds behind the verdict",
-        table(caption, ["against", "mean", "bounds"], rows, label="Table of bounds"),
-    )
+    return table(caption, ["against", "mean", "bounds"], rows, label="Table of bounds")
 
 
 def _badge(label: str) -> Html:
