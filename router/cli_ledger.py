@@ -147,6 +147,11 @@ def feedback(
             "expected either a REQUEST_ID with --success or --failure, or --file: see cps-router "
             "ledger feedback --help."
         )
+    if not one and (score is not None or at is not None):
+        raise InputError(
+            "expected --score and --at with one REQUEST_ID, got them with --file: write score and "
+            "at into its lines."
+        )
     rows: Iterable[tuple[int, dict[str, Any]]]
     if file is None:
         given = {"request_id": request_id, "success": success, "score": score, "at": at}
@@ -176,15 +181,24 @@ def erase(
     ],
     as_json: JsonFlag = False,
 ) -> None:
-    """Erase the queries of older requests; costs and feedback stay."""
-    moment = _moment(before)
+    """Erase the queries of older requests; costs and feedback stay.
+
+    Prompts and answers of batch jobs stay too: cps-router batch results JOB --forget erases them.
+    """
+    moment = _moment(before, "--before")
     assert moment is not None
     with _opened(ledger) as opened:
         n = opened.erase_queries(before=moment)
+        n_batch = opened.n_batch_texts()
     if as_json:
-        print_json({"n_erased": n, "before": moment.isoformat()})
-    else:
-        emit(f"{n:,} queries erased")
+        print_json({"n_erased": n, "before": moment.isoformat(), "n_batch_texts_left": n_batch})
+        return
+    emit(f"{n:,} queries erased")
+    if n_batch:
+        emit(
+            f"{n_batch:,} rows of batch jobs keep their prompt or answer: cps-router batch results "
+            "JOB --forget erases those of a job"
+        )
 
 
 @ledger_app.command()
@@ -232,7 +246,10 @@ def replay(
     spill: Annotated[Path, typer.Argument(help="File that a client spilled records to.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Take in what a client had to spill to a file while the ledger was down; then delete it."""
+    """Take in what a client had to spill to a file while the ledger was down.
+
+    The file stays as it is, and may be taken in again: delete it when you like.
+    """
     from router.spill import replay_spill
 
     with _opened(ledger) as opened, _patience() as say:
@@ -253,10 +270,10 @@ def _opened(place: str | None) -> Iterator[Ledger]:
         yield ledger
 
 
-def _moment(text: str | None) -> datetime | None:
+def _moment(text: str | None, option: str = "--since") -> datetime | None:
     if text is None:
         return None
-    found = parse_since(text, "now")
+    found = parse_since(text, "now", option)
     if isinstance(found, timedelta):
         try:
             found = datetime.now(UTC) - found
@@ -328,7 +345,7 @@ def _feedback_rows(file: str, source: str) -> Iterator[tuple[int, dict[str, Any]
         with open_binary(path) as lines:
             yield from _parse(lines, source)
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, error, "feedback") from None
 
 
 def _parse(lines: IO[bytes], source: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -344,7 +361,8 @@ def _parse(lines: IO[bytes], source: str) -> Iterator[tuple[int, dict[str, Any]]
                 f"expected a JSON object in line {number} of the feedback, got something else: "
                 "mend the line; those before it were kept, and may be given again."
             )
-        yield number, {"source": source, **row}
+        given = row.get("source")
+        yield number, {**row, "source": source if given is None else given}
 
 
 def _give(ledger: Ledger, row: dict[str, Any], line: int) -> bool:

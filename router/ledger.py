@@ -241,10 +241,16 @@ class Ledger:
     def erase_queries(self, *, before: datetime) -> int:
         """Erase what is kept of the queries of requests before a time; returns how many.
 
-        Costs and feedback stay; such requests can no longer be exported to train on.
+        Costs and feedback stay; such requests can no longer be exported to train on, and no later
+        record of them brings a query back. What batch jobs keep (`n_batch_texts`) is not touched.
         """
         with self._engine.writing() as connection:
             return self._sql.erase_queries(connection, moment_us("before", before))
+
+    def n_batch_texts(self) -> int:
+        """How many rows of batch jobs still have their prompt or answer."""
+        with self._engine.reading() as connection:
+            return self._sql.n_batch_texts(connection)
 
     def load_warm(self, keys: Sequence[str]) -> list[WarmPrefix]:
         """What is stored of these keys, on any tier, expired entries included.
@@ -261,6 +267,8 @@ class Ledger:
     def save_warm(self, entries: Sequence[WarmPrefix]) -> None:
         """Store warm prefixes; of one tier and key the one stored last stays.
 
+        One that was stored in the future, by a clock that was ahead, gives way to any.
+
         Raises:
             LedgerError: nothing was written.
         """
@@ -268,7 +276,7 @@ class Ledger:
         if not rows:
             return
         with self._engine.writing(at_once=True) as connection:
-            self._sql.upsert_warm(connection, rows)
+            self._sql.upsert_warm(connection, rows, time.time())
             self._savings += 1
             if self._savings % _PRUNE_EVERY == 0:
                 self._sql.prune_warm(connection, time.time())

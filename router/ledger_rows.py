@@ -25,6 +25,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 MAX_CHARACTERS = 500
 """Of an id or a name: an index of PostgreSQL takes no more than some 2,700 bytes."""
+ERASED = "null"
+"""In ``query_json``: the query was erased, and no later record brings it back."""
 _MAX_ATTEMPT = 10_000
 _MAX_WHOLE = 2**63 - 1
 # A request that is done outranks every state before it.
@@ -325,6 +327,8 @@ def _query_columns(query: Query | None) -> tuple[str | None, str | None]:
 def _query_from(text: str | None, as_json: str | None) -> Query | None:
     if as_json is None:
         return text
+    if as_json == ERASED:
+        return None
     found = json.loads(as_json)
     if isinstance(found, str):
         return found

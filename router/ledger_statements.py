@@ -12,17 +12,20 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from router.ledger_numbers import Kept
 from router.ledger_rows import (
+    ERASED,
     LedgerEntry,
     Row,
     attempt_from,
     feedback_from,
     request_from,
 )
-from router.ledger_tables import attempts, feedback, requests, warm_prefixes
+from router.ledger_tables import attempts, batch_rows, feedback, requests, warm_prefixes
 from router.records import WarmPrefix
 
 # Of the ids asked for in one statement.
 _MAX_IDS = 10_000
+CLOCK_SKEW_S = 10.0
+"""How far the clocks of machines that share a ledger may be apart."""
 # Below every score: no score.
 _NONE = -1e308
 
@@ -52,7 +55,8 @@ def _upsert_request(dialect: str) -> Any:
     # A query is kept from whichever record has one.
     has_new = new.query.is_not(None) | new.query_json.is_not(None)
     has_old = old.query.is_not(None) | old.query_json.is_not(None)
-    takes_query = has_new & (is_later | ~has_old)
+    is_erased = sa.func.coalesce(old.query_json, "") == ERASED
+    takes_query = has_new & (is_later | ~has_old) & ~is_erased
     for name in ("query", "query_json"):
         values[name] = sa.case((takes_query, new[name]), else_=old[name])
     return _replacing(insert, requests, None, **values)
@@ -131,8 +135,15 @@ def upsert_feedback(connection: sa.Connection, row: Row, *, is_latest: bool) -> 
     connection.execute(_upsert_feedback(connection.dialect.name, is_latest), [row])
 
 
-def upsert_warm(connection: sa.Connection, rows: Sequence[Row]) -> None:
-    """Write warm prefixes; an older one replaces no newer one."""
+def upsert_warm(connection: sa.Connection, rows: Sequence[Row], now_s: float) -> None:
+    """Write warm prefixes; an older one replaces no newer one, unless that is of the future."""
+    columns = warm_prefixes.c
+    latest_s = max(now_s, *(row["stored_at_s"] for row in rows)) + CLOCK_SKEW_S
+    keys = sorted({row["key"] for row in rows})
+    for start in range(0, len(keys), _MAX_IDS):
+        its = columns.key.in_(keys[start : start + _MAX_IDS])
+        # From a clock that was ahead: it would be the newest until all others get there.
+        connection.execute(warm_prefixes.delete().where(its & (columns.stored_at_s > latest_s)))
     connection.execute(_upsert_warm(connection.dialect.name), rows)
 
 
@@ -189,13 +200,21 @@ def _entries(connection: sa.Connection, rows: Sequence[Any]) -> list[LedgerEntry
 
 def erase_queries(connection: sa.Connection, before_us: int) -> int:
     """Forget the queries of requests before a time; how many were erased."""
-    kept = requests.c.query.is_not(None) | requests.c.query_json.is_not(None)
-    statement = (
-        requests.update()
-        .where((requests.c.at_us < before_us) & kept)
-        .values(query=None, query_json=None)
-    )
-    return connection.execute(statement).rowcount
+    r = requests.c
+    is_older = (r.at_us < before_us) & (sa.func.coalesce(r.query_json, "") != ERASED)
+    kept = r.query.is_not(None) | r.query_json.is_not(None)
+    erase = requests.update().values(query=None, query_json=ERASED)
+    n = connection.execute(erase.where(is_older & kept)).rowcount
+    # The rest is marked too: a late record must not bring a query to what had none yet.
+    connection.execute(erase.where(is_older))
+    return n
+
+
+def n_batch_texts(connection: sa.Connection) -> int:
+    """How many rows of batch jobs still have their prompt or answer."""
+    c = batch_rows.c
+    kept = sa.select(sa.func.count()).where(c.prompt.is_not(None) | c.answer.is_not(None))
+    return int(connection.scalar(kept) or 0)
 
 
 def warm_of(connection: sa.Connection, keys: Sequence[str]) -> list[WarmPrefix]:
@@ -210,7 +229,8 @@ def warm_of(connection: sa.Connection, keys: Sequence[str]) -> list[WarmPrefix]:
 
 
 def prune_warm(connection: sa.Connection, now_s: float) -> int:
-    """Remove what has expired; how many."""
+    """Remove what has expired, and what is of the future; how many."""
     columns = warm_prefixes.c
     expired = columns.stored_at_s + columns.ttl_s < now_s
-    return connection.execute(warm_prefixes.delete().where(expired)).rowcount
+    ahead = columns.stored_at_s > now_s + CLOCK_SKEW_S
+    return connection.execute(warm_prefixes.delete().where(expired | ahead)).rowcount

@@ -237,12 +237,12 @@ def open_binary(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Path, error: Exception, what: str = "outcomes") -> InputError:
     """The error for a file that is missing, is a folder, is forbidden or is damaged."""
     if isinstance(error, FileNotFoundError):
-        return InputError(f"expected outcomes at {path}, found no file: check the path.")
+        return InputError(f"expected {what} at {path}, found no file: check the path.")
     detail = getattr(error, "strerror", None) or "it is damaged"
-    return InputError(f"{path}: cannot read the outcomes ({detail}): check the file.")
+    return InputError(f"{path}: cannot read the {what} ({detail}): check the file.")
 
 
 def _query(text: object, record: object) -> Query:

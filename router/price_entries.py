@@ -70,7 +70,7 @@ class PriceEntry:
             if getattr(known, f"{direction}_mtok") is None:
                 raise PriceError(
                     f"genai-prices has no price for {direction} tokens of {self._name}: "
-                    "add prices to the tiers file."
+                    "give prices of your own (tiers file, price file or --price)."
                 )
         base, *steps = (
             self._step(start, known, at, context) for start in (0, *_starts_of_steps(known))
@@ -149,7 +149,7 @@ class PriceEntry:
         except ValueError as error:
             raise PriceError(
                 f"genai-prices cannot price {self._name} by its tokens: "
-                f"add prices to the tiers file."
+                "give prices of your own (tiers file, price file or --price)."
             ) from error
         return found.total_price
 
@@ -201,14 +201,14 @@ def find_entry(provider_id: str, model_ref: str) -> PriceEntry:
         raise PriceError(
             f"no price is known for {provider_id}/{model_ref}: the price book has no provider "
             f"{provider_id!r}{_nearest(provider_id, [p.id for p in providers])}: "
-            f"correct the provider or add prices to the tiers file."
+            "correct the provider, or give prices of your own (tiers file, price file or --price)."
         )
     model = _find_exactly(provider, model_ref)
     if model is None:
         raise PriceError(
             f"no price is known for {provider_id}/{model_ref}: the provider has no such model"
             f"{_nearest(model_ref, [m.id for m in provider.models])}: "
-            f"correct the model or add prices to the tiers file."
+            "correct the model, or give prices of your own (tiers file, price file or --price)."
         )
     return PriceEntry(provider, model)
 

@@ -12,11 +12,14 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SHOWN_CHARACTERS = 60
 
 
-def parse_since(text: str, before: str = "the newest row") -> datetime | timedelta:
+def parse_since(
+    text: str, before: str = "the newest row", option: str = "--since"
+) -> datetime | timedelta:
     """A moment in UTC (ISO 8601, UTC where it names no zone), or a span such as 7d or 24h.
 
     Raises:
-        InputError: it is neither; ``before`` says in the message before what a span is.
+        InputError: it is neither; the message names the ``option``, and ``before`` says before
+            what a span is.
 
     >>> parse_since("36h")
     datetime.timedelta(days=1, seconds=43200)
@@ -34,7 +37,7 @@ def parse_since(text: str, before: str = "the newest row") -> datetime | timedel
     except (ValueError, OverflowError):
         pass
     raise InputError(
-        f"expected --since as an ISO 8601 date or time, or as a span before {before}, got "
+        f"expected {option} as an ISO 8601 date or time, or as a span before {before}, got "
         f"{text[:_SHOWN_CHARACTERS]!r}: give for example 2026-03-01, 2026-03-01T06:00+01:00, 7d or "
         "24h."
     )

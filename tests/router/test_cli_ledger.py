@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from router import ledger_tables
 from router.ledger import Ledger
 from router.ledger_report import report
 from router.outcomes import read_jsonl
@@ -225,6 +226,18 @@ def test_bad_feedback_names_its_line(cps: Run, filled: Path, line: bytes, words:
     assert words in refused(done, 2)
 
 
+def test_feedback_of_a_file_has_its_facts_in_its_lines(cps: Run, filled: Path) -> None:
+    line = b'{"request_id": "r0000100", "success": true, "source": null, "score": null}\n'
+    done = cps("ledger", "feedback", filled, "--file", "-", "--source", "judge", stdin=line)
+    assert done.out == "1 feedback kept\n"
+    with Ledger(filled) as ledger:
+        entry = ledger.request("r0000100")
+    assert entry is not None and [one.source for one in entry.feedback] == ["judge"]
+    for option in (("--score", 3), ("--at", "2026-03-05")):
+        message = refused(cps("ledger", "feedback", filled, "--file", "-", *option, stdin=line), 2)
+        assert "with --file: write score and at into its lines" in message
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -249,7 +262,9 @@ def test_bad_options(cps: Run, filled: Path, tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database, but it is long enough to look at " * 9)
     assert "is no SQLite database" in refused(cps("ledger", "report", "text.db"), 1)
     missing = cps("ledger", "feedback", filled, "--file", "missing.jsonl")
-    assert "missing.jsonl" in refused(missing, 2)
+    assert "expected feedback at missing.jsonl" in refused(missing, 2)
+    soon = cps("ledger", "erase", filled, "--before", "soon")
+    assert "expected --before as an ISO 8601 date" in refused(soon, 2)
     url = "postgresql://me:topsecret@127.0.0.1:1/d"
     assert "topsecret" not in refused(cps("ledger", "report", url), 1)
 
@@ -261,6 +276,22 @@ def test_erasing_queries(cps: Run, filled: Path) -> None:
         json.loads(cps("ledger", "erase", filled, "--before", "1d", "--json").out)["n_erased"] == 60
     )
     assert "its query is not kept" in cps("ledger", "export", filled).err
+
+
+def test_erasing_says_what_stays(cps: Run, tmp_path: Path) -> None:
+    row: dict[str, object] = dict.fromkeys(
+        ("row", "n_bytes", "expected_nanousd", "attempts", "not_before_us"), 0
+    )
+    row |= dict.fromkeys(("job_id", "request_id", "ledger_id", "state", "tier", "order_key"), "x")
+    with (
+        Ledger(tmp_path / "ledger.db") as ledger,
+        ledger.engine.writing() as connection,
+    ):
+        row |= {"batched": True, "prompt": "private"}
+        connection.execute(ledger_tables.batch_rows.insert(), [row])
+    out = cps("ledger", "erase", "ledger.db", "--before", "1d").out
+    assert out.splitlines()[0] == "0 queries erased"
+    assert "1 rows of batch jobs keep their prompt or answer" in out and "--forget" in out
 
 
 def test_replaying_a_spill(cps: Run, filled: Path, tmp_path: Path) -> None:

@@ -102,9 +102,21 @@ def test_erased_queries_are_gone_from_the_file(tmp_path: Path) -> None:
         assert ledger.erase_queries(before=NOON + timedelta(days=1)) == 1
         assert [entry.request.query for entry in ledger.requests()] == [None, "kept"]
         assert ledger.erase_queries(before=NOON + timedelta(days=1)) == 0
+        # A record that comes late, of any state, does not bring it back.
+        for late in (request("old", query=SECRET, done=False), request("old", query=SECRET)):
+            ledger.record(late, [attempt(), attempt(2, "mid")])
+        assert [entry.request.query for entry in ledger.requests()] == [None, "kept"]
     # The last connection that closes takes the log of the writes with it.
     kept = b"".join(file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
     assert b"kept" in kept and SECRET.encode() not in kept
+
+
+def test_what_had_no_query_when_it_was_erased_gets_none(ledger: Ledger) -> None:
+    ledger.record(request("r1", query=None, done=False))
+    assert ledger.erase_queries(before=NOON + timedelta(days=1)) == 0
+    ledger.record(request("r1", query=SECRET), [attempt()])
+    (entry,) = ledger.requests()
+    assert entry.request.query is None and entry.request.done
 
 
 def test_a_late_repetition_undoes_nothing(ledger: Ledger) -> None:
@@ -232,7 +244,7 @@ def test_warm_prefixes(ledger: Ledger) -> None:
     assert ledger.load_warm([]) == [] and ledger.load_warm(["k2"]) == []
     used = dataclasses.replace(a, stored_at_s=1100.0)
     ledger.save_warm([used])
-    assert ledger.prune_warm(1061.0) == 1
+    assert ledger.prune_warm(1100.0) == 1
     assert ledger.load_warm(["k1"]) == [used]
     ledger.save_warm([])
     keys = [f"k{i}" for i in range(12_000)]
@@ -249,6 +261,23 @@ def test_savings_of_warm_prefixes_prune_the_expired(
     now = datetime.now(UTC).timestamp()
     ledger.save_warm([WarmPrefix("nano", "new", 1, now, 300.0)])
     assert [entry.key for entry in ledger.load_warm(["old", "new"])] == ["new"]
+
+
+def test_one_jump_of_a_clock_blocks_no_prefix(ledger: Ledger) -> None:
+    now = datetime.now(UTC).timestamp()
+    jumped = WarmPrefix("nano", "k", 9, now + 86_400 * 30, 300.0)
+    true = WarmPrefix("nano", "k", 5, now, 300.0)
+    ledger.save_warm([jumped])
+    ledger.save_warm([true])
+    assert ledger.load_warm(["k"]) == [true]
+    # Clocks of machines are never quite the same.
+    slightly = dataclasses.replace(true, stored_at_s=now + 3)
+    ledger.save_warm([slightly])
+    ledger.save_warm([true])
+    assert ledger.load_warm(["k"]) == [slightly]
+    ledger.save_warm([dataclasses.replace(jumped, key="other")])
+    assert ledger.prune_warm() == 1
+    assert ledger.load_warm(["k", "other"]) == [slightly]
 
 
 def test_threads_write_at_once(ledger: Ledger) -> None:
