@@ -16,7 +16,7 @@ from training.report_numbers import (
     usd_per_1000,
     whole,
 )
-from training.report_plots import level_words, marker_x, share_plot, tier_key
+from training.report_panels import level_words, marker_x, share_plot, tier_key
 
 Facts = Mapping[str, Any]
 

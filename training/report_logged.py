@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from training.report_data import data_card, remark_list, reproduce
 from training.report_floors import floor_section
 from training.report_html import Html, escape, folded, scrolling, table, tag
 from training.report_numbers import (
@@ -25,9 +26,6 @@ from training.report_sections import (
     Section,
     bounds_table,
     certificate,
-    data_card,
-    remark_list,
-    reproduce,
 )
 
 Facts = Mapping[str, Any]

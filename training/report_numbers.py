@@ -139,3 +139,12 @@ def in_words(facts: Mapping[str, Any], name: str, form: Any) -> Html:
     if found is None:
         return number
     return Html(f"{number} [{interval_cell(found, form)}]")
+
+
+def level(facts: Mapping[str, Any]) -> str:
+    """The confidence of intervals.
+
+    >>> level({"confidence": 0.95})
+    '95 %'
+    """
+    return f"{100 * facts['confidence']:g} %"

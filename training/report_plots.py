@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from training.report_html import Html, join, tag
+from training.report_html import Html, tag
 from training.report_numbers import usd
 from training.report_svg import LETTER_PX, Box, Labels, Scale, at, axes, cut, drawing, line
 
@@ -14,13 +14,10 @@ Facts = Mapping[str, Any]
 Point = tuple[float, float]
 
 WIDTH = 680.0
-_LEFT, _RIGHT, _TOP, _BELOW = 64.0, 18.0, 34.0, 56.0
+LEFT, RIGHT, TOP, BELOW = 64.0, 18.0, 34.0, 56.0
 # A straight line between two mixes is curved where the axis goes by factors.
 _STEPS_PER_MIX = 24
 _ROW_PX = 26.0
-_PANEL_PX = 216.0
-# Tiers have as many colours as there are; more tiers begin again.
-N_COLOURS = 9
 
 
 def per_1000(usd_per_request: float) -> float:
@@ -52,12 +49,12 @@ def frontier_plot(facts: Facts) -> Html:
     height = 440.0
     x = Scale.over(
         [c for c, _ in [*points.values(), *curve]] + spans[0],
-        _LEFT,
-        WIDTH - _RIGHT,
+        LEFT,
+        WIDTH - RIGHT,
         logarithmic=True,
     )
-    y = Scale.over([s for _, s in [*points.values(), *curve]] + spans[1], height - _BELOW, _TOP)
-    labels = Labels(Box(_LEFT, _TOP - 16, WIDTH, height - _BELOW))
+    y = Scale.over([s for _, s in [*points.values(), *curve]] + spans[1], height - BELOW, TOP)
+    labels = Labels(Box(LEFT, TOP - 16, WIDTH, height - BELOW))
     parts = [axes(x, y, "USD per 1,000 requests", "success rate")]
     floor = facts.get("floor")
     if floor is not None and y.low <= floor["success_rate"] <= y.high:
@@ -129,20 +126,19 @@ def frontier_key(facts: Facts) -> Html:
     ]
     names = {"always-x", *facts["policies"]}
     items = [
-        tag("li", _swatch(_mark(name, 9, 9)), " ", words)
-        for name, words in entries
-        if name in names
+        tag("li", swatch(_mark(name, 9, 9)), " ", words) for name, words in entries if name in names
     ]
     if "frontier" in facts:
         line_mark = tag("line", x1=1, x2=17, y1=9, y2=9, class_="curve")
-        items.append(tag("li", _swatch(line_mark), " the router at other values of a success"))
+        items.append(tag("li", swatch(line_mark), " the router at other values of a success"))
     if facts.get("details", {}).get("hull"):
         line_mark = tag("line", x1=1, x2=17, y1=9, y2=9, class_="hull")
-        items.append(tag("li", _swatch(line_mark), " mixes of single tiers"))
+        items.append(tag("li", swatch(line_mark), " mixes of single tiers"))
     return tag("ul", *items, class_="key")
 
 
-def _swatch(mark: Html) -> Html:
+def swatch(mark: Html) -> Html:
+    """A mark beside the words that say what it means."""
     return tag("svg", mark, viewbox="0 0 18 18", class_="swatch", aria_hidden="true")
 
 
@@ -170,16 +166,16 @@ def forest_plot(
 ) -> Html:
     """One interval a row, and a line where there is no difference."""
     left = min(LETTER_PX * max(len(cut(name, 30)) for name, _, _ in rows) + 14, 260.0)
-    height = _TOP + _ROW_PX * len(rows) + _BELOW
+    height = TOP + _ROW_PX * len(rows) + BELOW
     ends = [end for _, _, span in rows for end in span or () if end is not None]
     # One short group must not squeeze the others.
-    x = Scale.over([0.0, *(value for _, value, _ in rows), *ends], left, WIDTH - _RIGHT)
-    bottom = _TOP + _ROW_PX * len(rows)
+    x = Scale.over([0.0, *(value for _, value, _ in rows), *ends], left, WIDTH - RIGHT)
+    bottom = TOP + _ROW_PX * len(rows)
     parts: list[Html] = []
     for value in x.ticks(6):
         pixel = at(x(value))
         text = f"{100 * value:g} %" if percent else f"{value:g}"
-        parts.append(tag("line", x1=pixel, x2=pixel, y1=at(_TOP - 8), y2=at(bottom), class_="grid"))
+        parts.append(tag("line", x1=pixel, x2=pixel, y1=at(TOP - 8), y2=at(bottom), class_="grid"))
         parts.append(
             tag(
                 "text",
@@ -191,9 +187,9 @@ def forest_plot(
             )
         )
     zero = at(x(0.0))
-    parts.append(tag("line", x1=zero, x2=zero, y1=at(_TOP - 8), y2=at(bottom), class_="zero"))
+    parts.append(tag("line", x1=zero, x2=zero, y1=at(TOP - 8), y2=at(bottom), class_="zero"))
     for i, (name, value, span) in enumerate(rows):
-        y = _TOP + _ROW_PX * (i + 0.5)
+        y = TOP + _ROW_PX * (i + 0.5)
         low, high = span or (value, value)
         ends_px = (x(x.low if low is None else low), x(x.high if high is None else high))
         parts += [
@@ -212,7 +208,7 @@ def forest_plot(
         tag(
             "text",
             x_title,
-            x=at((left + WIDTH - _RIGHT) / 2),
+            x=at((left + WIDTH - RIGHT) / 2),
             y=at(bottom + 42),
             text_anchor="middle",
             class_="title",
@@ -220,197 +216,6 @@ def forest_plot(
     )
     return drawing(
         identifier, WIDTH, height, title, f"{title}; the table has every number.", *parts
-    )
-
-
-def calibration_plots(tiers: Mapping[str, Facts]) -> Html:
-    """One small square a tier: what was predicted, and what came of it."""
-    return tag(
-        "div",
-        *(_calibration_plot(i, name, tier) for i, (name, tier) in enumerate(tiers.items())),
-        class_="panels",
-    )
-
-
-def _calibration_plot(i: int, name: str, tier: Facts) -> Html:
-    bins = tier["calibration_bins"]
-    size, start = _PANEL_PX, 46.0
-    x = Scale(0.0, 1.0, start, size - 10)
-    y = Scale(0.0, 1.0, size - 46, 26)
-    parts: list[Html] = []
-    for value in (0.0, 0.5, 1.0):
-        parts += [
-            tag(
-                "line",
-                x1=at(x.start),
-                x2=at(x.end),
-                y1=at(y(value)),
-                y2=at(y(value)),
-                class_="grid",
-            ),
-            tag(
-                "text",
-                f"{value:g}",
-                x=at(x.start - 7),
-                y=at(y(value) + 5),
-                text_anchor="end",
-                class_="tick",
-            ),
-            tag(
-                "text",
-                f"{value:g}",
-                x=at(x(value)),
-                y=at(y.start + 18),
-                text_anchor="middle",
-                class_="tick",
-            ),
-        ]
-    points = [(x(p), y(s)) for p, s in zip(bins["p_success"], bins["success"], strict=True)]
-    parts += [
-        line([(x.start, y.start), (x.end, y.end)], "zero"),
-        line(points, "curve"),
-        *(tag("circle", cx=at(px), cy=at(py), r=4, class_="mark router") for px, py in points),
-        tag("text", cut(name, 20), x=at(x.start), y=16, class_="label strong"),
-        tag(
-            "text",
-            "predicted",
-            x=at((x.start + x.end) / 2),
-            y=at(y.start + 37),
-            text_anchor="middle",
-            class_="title",
-        ),
-    ]
-    return drawing(
-        f"calibration-{i}",
-        size,
-        size,
-        f"Calibration of {name}",
-        "Realised success over predicted success, in bins of equally many requests; on the "
-        "diagonal both are the same.",
-        *parts,
-    )
-
-
-def share_plot(floors: Facts, tiers: Sequence[str]) -> Html:
-    """How the requests divide among the tiers at every floor: one column a floor."""
-    points = floors["points"]
-    height = 330.0
-    left, right, top, bottom = _LEFT, WIDTH - _RIGHT, _TOP, height - _BELOW
-    y = Scale(0.0, 1.0, bottom, top)
-    step = (right - left) / len(points)
-    parts: list[Html] = []
-    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts += [
-            tag("line", x1=at(left), x2=at(right), y1=at(y(value)), y2=at(y(value)), class_="grid"),
-            tag(
-                "text",
-                f"{100 * value:g} %",
-                x=at(left - 8),
-                y=at(y(value) + 5),
-                text_anchor="end",
-                class_="tick",
-            ),
-        ]
-    for i, point in enumerate(points):
-        base = 0.0
-        for t, name in enumerate(tiers):
-            share = point["share"][name]
-            if share > 0:
-                parts.append(
-                    tag(
-                        "rect",
-                        x=at(left + i * step + 0.5),
-                        width=at(step - 1),
-                        y=at(y(base + share)),
-                        height=at(y(base) - y(base + share)),
-                        class_=f"tier-{t % N_COLOURS}" + ("" if point["certified"] else " faint"),
-                    )
-                )
-            base += share
-    beyond = -1e9
-    for i, point in enumerate(points):
-        text = level_words(floors, point["level"])
-        pixel = left + (i + 0.5) * step
-        half = LETTER_PX * len(text) / 2
-        last = left + (len(points) - 0.5) * step - LETTER_PX * 5
-        if pixel - half > beyond and (i == len(points) - 1 or pixel + half < last):
-            beyond = pixel + half + 14
-            parts.append(
-                tag(
-                    "text",
-                    text,
-                    x=at(min(pixel, WIDTH - half)),
-                    y=at(bottom + 19),
-                    text_anchor="middle",
-                    class_="tick",
-                )
-            )
-    reference = floors["relative_to"]
-    x_title = "success floor" + ("" if reference is None else f", relative to {cut(reference)}")
-    asked = next((i for i, point in enumerate(points) if point["asked"]), len(points) - 1)
-    parts += [
-        tag(
-            "text",
-            x_title,
-            x=at((left + right) / 2),
-            y=at(bottom + 42),
-            text_anchor="middle",
-            class_="title",
-        ),
-        tag("text", "share of requests", x=at(left - 48), y=at(top - 14), class_="title"),
-        tag(
-            "rect",
-            id="floor-marker",
-            x=at(left + asked * step),
-            width=at(step),
-            y=at(top - 3),
-            height=at(bottom - top + 6),
-            class_="marker",
-        ),
-    ]
-    return drawing(
-        "shares",
-        WIDTH,
-        height,
-        "Share of requests per tier at every success floor",
-        "One column a floor, the lowest floor at the left; the table of floors has every number.",
-        *parts,
-    )
-
-
-def marker_x(floors: Facts) -> list[float]:
-    """Where the marker of the shares stands at every floor."""
-    n = len(floors["points"])
-    step = (WIDTH - _RIGHT - _LEFT) / n
-    return [round(_LEFT + i * step, 1) for i in range(n)]
-
-
-def level_words(floors: Facts, level: float) -> str:
-    """A floor in few signs: a margin in points, or a rate.
-
-    >>> level_words({"relative_to": "frontier"}, -0.05), level_words({"relative_to": None}, 0.9)
-    ('−5', '0.9')
-    """
-    if floors["relative_to"] is None:
-        return f"{level:g}"
-    points = round(100 * level, 4) + 0.0
-    return f"{points:g}".replace("-", "−")
-
-
-def tier_key(tiers: Sequence[str]) -> Html:
-    """Which colour is which tier."""
-    return tag(
-        "ul",
-        join(
-            tag(
-                "li",
-                _swatch(tag("rect", x=2, y=2, width=14, height=14, class_=f"tier-{t % N_COLOURS}")),
-                " ",
-                name,
-            )
-            for t, name in enumerate(tiers)
-        ),
-        class_="key",
     )
 
 
