@@ -42,6 +42,28 @@ def hit_rate(arrivals_per_s: float, ttl_s: float, *, refreshed_by_hits: bool = T
     return expected / (1 + expected) if math.isfinite(expected) else 1.0
 
 
+def hit_rate_of_share(whole: float, share: float, *, refreshed_by_hits: bool = True) -> float:
+    """The hit rate of a share of the traffic, drawn at random, where that of all of it is known.
+
+    Poisson arrivals that are thinned are Poisson arrivals at a share of the rate, and `hit_rate`
+    says at which rate the whole has the hit rate h. Where hits refresh the life, 1 - h is
+    ``exp(-rate * ttl)``, so that the share's is ``1 - (1 - h) ** share``; where they do not, h is
+    ``x / (1 + x)``, and the share's ``share * h / (1 - h + share * h)``.
+
+    >>> round(hit_rate_of_share(0.95, 0.3), 3), hit_rate_of_share(1.0, 0.3)
+    (0.593, 1.0)
+    >>> round(hit_rate_of_share(0.95, 0.3, refreshed_by_hits=False), 3)
+    0.851
+    """
+    _check("whole", whole)
+    _check("share", share)
+    if whole >= 1 or share == 0:
+        return 1.0 if whole >= 1 else 0.0
+    if refreshed_by_hits:
+        return -math.expm1(share * math.log1p(-whole))
+    return share * whole / (1 - whole + share * whole)
+
+
 def hit_rate_of_gaps(
     gaps_s: npt.ArrayLike, ttl_s: float, *, refreshed_by_hits: bool = True
 ) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from router.arrivals import hit_rate
+from router.arrivals import hit_rate, hit_rate_of_share
 from router.errors import InputError, PriceError
 from router.prices import PriceBook, TierPrice
 from router.providers.caching import CachePolicy, cache_policy
@@ -58,7 +58,7 @@ def estimate(
     model = _name(baseline)
     spread = ", ".join(f"{share.share * 100:.4g} % to {_name(share.tier)}" for share in routed)
     hits = (
-        "at the hit rate that was given"
+        "at the hit rate that was given for the whole traffic"
         if workload.hit_rate is not None
         else "at the hit rate of its arrivals"
     )
@@ -71,8 +71,7 @@ def estimate(
             ("routing", f"requests are routed ({spread}), no cache", _Way(routed)),
             (
                 "caching+routing",
-                f"routed, and each model caches, {hits}"
-                + ("" if workload.hit_rate is not None else " (only its own share keeps it warm)"),
+                f"routed, and each model caches, {hits} (only its own share keeps it warm)",
                 _Way(routed, caching=True),
             ),
         ]
@@ -129,11 +128,14 @@ def _model_line(workload: Workload, share: Share, way: _Way, prices: _Prices) ->
     cached_tokens, why_not = _cacheable(workload, policy, line.model)
     if not cached_tokens:
         return replace(line, why_not=why_not)
-    hits = workload.hit_rate
-    if hits is None:
+    refreshed = policy is None or policy.refreshed_by_hits
+    if workload.hit_rate is not None:
+        share_of_all = n_online / workload.requests_per_day
+        hits = hit_rate_of_share(workload.hit_rate, share_of_all, refreshed_by_hits=refreshed)
+    else:
         assert policy is not None  # without one, nothing is cacheable at an unknown hit rate
         rate = workload.arrivals_per_s * n_online / workload.requests_per_day
-        hits = hit_rate(rate, policy.ttl_s, refreshed_by_hits=policy.refreshed_by_hits)
+        hits = hit_rate(rate, policy.ttl_s, refreshed_by_hits=refreshed)
     for_an_hour = policy is not None and policy.writes_long_lived
     write_rate = _write_rate(price, workload, for_an_hour, line.model)
     with_cache = _bill(price, workload, n_online, cached_tokens, hits, write_rate) + batched

@@ -133,6 +133,17 @@ def notes(workload: Workload, lines: tuple[Line, ...]) -> list[str]:
             "every model is taken to get and to write the same tokens, and whether the cheaper "
             "ones succeed is not asked here: cps-router evaluate measures it"
         ] = None
+    thinned = any(
+        model.cached_tokens and model.hit_rate != workload.hit_rate
+        for line in lines
+        for model in line.models
+    )
+    if workload.hit_rate is not None and thinned:
+        found[
+            f"the hit rate of {workload.hit_rate:.1%} is that of the whole traffic; a share s of "
+            "it hits in 1 - (1 - h)^s where hits keep a prompt alive, since fewer requests come "
+            "in time: run the command for one model alone at the rate that you measured there"
+        ] = None
     if any(line.bill.cache_read_usd for line in lines) and workload.hit_rate is None:
         found[
             "hit rates are those of requests that come independently, of one shared system prompt "

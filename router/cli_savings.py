@@ -63,7 +63,9 @@ def savings(
     hit_rate: Annotated[
         float | None,
         typer.Option(
-            "--hit-rate", help="Share of requests that find the prompt cached (0 to 1), if known."
+            "--hit-rate",
+            help="Share of requests that find the prompt cached (0 to 1) where one model gets them "
+            "all, if known; models that get a share hit less often.",
         ),
     ] = None,
     arrivals_per_hour: Annotated[
@@ -91,7 +93,13 @@ def savings(
     days_per_month: Annotated[float, typer.Option("--days-per-month")] = 30,
     price: Annotated[
         list[str] | None,
-        typer.Option("--price", metavar=_PRICE_FORM, help="A price of your own, USD per million."),
+        typer.Option(
+            "--price",
+            metavar=_PRICE_FORM,
+            help="A price of your own, USD per million. Without CACHED or WRITE, reading or "
+            "writing the cache costs the input price: give all four at a provider that "
+            "charges more for writing.",
+        ),
     ] = None,
     prices: Annotated[
         str | None, typer.Option("--prices", metavar="FILE", help="A price file (docs/prices.md).")
@@ -140,9 +148,12 @@ def savings(
     from router.cli import emit
 
     if as_json:
-        emit(json.dumps(as_object(workload, lines, names.source()), allow_nan=False))
+        answer = as_object(workload, lines, names.source())
+        answer["notes"] += names.notes()
+        emit(json.dumps(answer, allow_nan=False))
     else:
-        emit(in_words(workload, lines, names.source()))
+        said = [in_words(workload, lines, names.source())]
+        emit("\n".join(said + [f"Mind: {note}." for note in names.notes()]))
 
 
 class _Names:
@@ -178,6 +189,23 @@ class _Names:
                 "correct its name, or leave it out."
             )
 
+    def notes(self) -> list[str]:
+        """What a price that was given leaves out, where its provider charges for it."""
+        from router.tiers import Tier
+
+        found = []
+        for key, own in self._own.items():
+            published = self.book.find(Tier("/".join(key), *key))
+            if "cache_write_price_usd_per_mtok" in own or published is None:
+                continue
+            if published.cache_write_usd_per_mtok > published.input_usd_per_mtok:
+                times = published.cache_write_usd_per_mtok / published.input_usd_per_mtok
+                found.append(
+                    f"the --price of {'/'.join(key)} has no WRITE, so writing to the cache counts "
+                    f"at the input price; its provider charges {times:.4g} times that"
+                )
+        return found
+
     def source(self) -> str:
         """Where the prices come from, for the reader."""
         if not self._published:
@@ -207,10 +235,12 @@ def _own_price(text: str, model: str, ttl: str) -> dict[str, float]:
             f"expected the price of {model} as IN/OUT[/CACHED[/WRITE]] in USD per million tokens, "
             f"got {repr(text)[:60]}: write it as 3/15 or 3/15/0.3/3.75."
         )
-    keys = ("input", "output", "cached_input", "cache_write")
+    from router.tiers import PRICE_KEYS
+
+    fresh, cached, written, output, written_1h = PRICE_KEYS
+    keys = (fresh, output, cached, written)
     prices = {
-        f"{key}_price_usd_per_mtok": _number(part, f"each price of {model}")
-        for key, part in zip(keys, parts, strict=False)
+        key: _number(part, f"each price of {model}") for key, part in zip(keys, parts, strict=False)
     }
     for key, number in prices.items():
         if not 0 <= number <= 1e9:
@@ -219,7 +249,7 @@ def _own_price(text: str, model: str, ttl: str) -> dict[str, float]:
             )
     if len(parts) == 4 and ttl == "1h":
         # What writing costs is asked for the time to live that was chosen.
-        prices["cache_write_1h_price_usd_per_mtok"] = prices["cache_write_price_usd_per_mtok"]
+        prices[written_1h] = prices[written]
     return prices
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.arrivals import hit_rate, hit_rate_of_gaps
+from router.arrivals import hit_rate, hit_rate_of_gaps, hit_rate_of_share
 from router.errors import InputError
 
 N_REQUESTS = 200_000
@@ -90,3 +90,20 @@ def test_what_is_no_rate_is_named(bad: float) -> None:
         hit_rate_of_gaps([1.0], bad)
     with pytest.raises(InputError, match="expected at least one gap"):
         hit_rate_of_gaps([], 300)
+
+
+@pytest.mark.parametrize("refreshed", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+@pytest.mark.parametrize("expected", [0.01, 1.0, 5.0])
+def test_the_hit_rate_of_a_share_is_that_of_its_arrivals(
+    expected: float, share: float, refreshed: bool
+) -> None:
+    whole = hit_rate(expected / 300, 300, refreshed_by_hits=refreshed)
+    assert hit_rate_of_share(whole, share, refreshed_by_hits=refreshed) == pytest.approx(
+        hit_rate(share * expected / 300, 300, refreshed_by_hits=refreshed)
+    )
+
+
+def test_what_always_hits_always_hits() -> None:
+    assert hit_rate_of_share(1.0, 0.2) == hit_rate_of_share(1.0, 0.2, refreshed_by_hits=False) == 1
+    assert hit_rate_of_share(0.0, 0.2) == 0.0

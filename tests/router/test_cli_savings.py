@@ -182,3 +182,34 @@ def test_it_teaches_and_loads_nothing_for_it() -> None:
     assert "--tier gpt-5-nano=0.6 --tier claude-sonnet-4-6=0.4" in done.out
     for option in ("--hit-rate", "--ttl", "--batch-share", "--price", "--prices", "--json"):
         assert option in done.out
+
+
+def test_a_hit_rate_of_all_the_traffic_is_thinned_by_routing(savings: Callable[..., Done]) -> None:
+    volume = ("--requests-per-day", 1000, "--system-tokens", 5000, "--output-tokens", 100)
+    shares = ("--tier", "gpt-5=0.3", "--tier", "gpt-5-nano=0.7")
+    found = json.loads(savings(*volume, *shares, "--hit-rate", 0.9, "--json").out)
+    lines = {
+        line["name"]: [model["hit_rate"] for model in line["models"]] for line in found["lines"]
+    }
+    assert lines["caching"] == [pytest.approx(0.9)]
+    assert lines["caching+routing"] == [
+        pytest.approx(1 - (1 - 0.9) ** share) for share in (0.3, 0.7)
+    ]
+    said = "Mind: the hit rate of 90.0% is that of the whole traffic"
+    assert said in savings(*volume, *shares, "--hit-rate", 0.9).out
+    assert said not in savings(*volume, "--baseline", "gpt-5", "--hit-rate", 0.9).out
+    assert said not in savings(*volume, *shares, "--hit-rate", 1).out
+
+
+def test_a_price_without_its_write_is_noted_where_writing_costs_more(
+    savings: Callable[..., Done],
+) -> None:
+    volume = ("--requests-per-day", 1000, "--system-tokens", 5000, "--output-tokens", 100)
+    for price, noted in (("3/15/0.3", True), ("3/15/0.3/3.75", False)):
+        asked = ("--baseline", "claude-sonnet-4-6", "--price", f"claude-sonnet-4-6={price}")
+        words = "the --price of anthropic/claude-sonnet-4-6 has no WRITE"
+        assert (words in savings(*volume, *asked).out) == noted
+        notes = json.loads(savings(*volume, *asked, "--json").out)["notes"]
+        assert any("charges 1.25 times that" in note for note in notes) == noted
+    done = savings(*volume, "--baseline", "gpt-5-nano", "--price", "gpt-5-nano=1/2/0.1")
+    assert "has no WRITE" not in done.out

@@ -403,7 +403,7 @@ def test_a_price_that_is_not_given_is_not_zero() -> None:
         ("google", "gemini-3.1-pro", r"no such model \(nearest: gemini-3.1-pro-preview"),
         ("anthropic", "gpt-5-nano", "the provider has no such model"),
         ("opnai", "gpt-5", r"the price book has no provider 'opnai' \(nearest: openai"),
-        ("my own server", "llama", "no provider 'my own server': correct the provider, or give prices"),
+        ("my own server", "llama", "no provider 'my own server': correct the provider, or give"),
     ],
 )
 def test_an_unknown_price_is_an_error_and_never_zero(
