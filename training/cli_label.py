@@ -207,6 +207,9 @@ def label(
         print_json({**report.to_dict(), "rejects_path": where})
     else:
         emit(label_text(report))
+    if not report.is_written:
+        warn(f"nothing was labelled: {out} is left as it was.")
+        raise typer.Exit(1)
 
 
 def judge_tier(name: str) -> Tier:
@@ -268,8 +271,9 @@ def label_text(report: LabelReport) -> str:
     if r.n_drawn_again:
         lines.append(f"  drawn at random, and labelled before: {r.n_drawn_again:,}")
     lines.append(
-        f"outcomes: {r.n_outcomes:,}, of {r.n_labelled:,} queries on every tier, in {r.out}"
-        + (f" (with {r.n_carried:,} of earlier rounds)" if r.n_carried else "")
+        f"outcomes: {r.n_outcomes:,}, of {r.n_labelled:,} queries on every tier, "
+        + (f"in {r.out}" if r.is_written else f"nothing written to {r.out}")
+        + (f" (with {r.n_carried:,} of earlier rounds)" if r.n_carried and r.is_written else "")
     )
     for tier, reasons in r.missing.items():
         lines += [f"  missing: {count:>7,}  {tier}: {why}" for why, count in reasons.items()]

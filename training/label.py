@@ -46,6 +46,7 @@ class LabelReport:
     ``n_labelled`` of the ``n_begun`` queries have the outcome of every tier. ``missing`` counts
     outcomes that there are not, by tier and reason. ``spent_usd`` is of all runs with this journal,
     ``spent_now_usd`` of this one; both take a call of which nothing came back at its bound.
+    ``is_written`` is False where queries were to be labelled and none was: ``out`` is as it was.
     """
 
     out: str
@@ -70,6 +71,7 @@ class LabelReport:
     spent_usd: float
     spent_now_usd: float
     spent_on_judge_usd: float
+    is_written: bool = True
     agreement: Agreement | None = None
     examples: list[str] = field(default_factory=list)
 
@@ -110,7 +112,8 @@ def label(
     Args:
         pool: Queries (`training.label_input`).
         tiers: Where each of them is run.
-        out: Outcomes, as JSON lines; replaced at the end.
+        out: Outcomes, as JSON lines; replaced at the end, unless queries were to be labelled and
+            none was.
         checks: How answers are judged; all must pass.
         judge: A model that judges what passes the checks.
         judge_sample: Labelled answers, to measure the judge on.
@@ -132,7 +135,7 @@ def label(
 
     Raises:
         InputError: an argument is at fault, or a price is needed for the limit and unknown.
-        ProviderError: a tier cannot be used at all.
+        ProviderError: a tier cannot be used at all, or a batch is not done and cannot go on.
     """
     out, book = Path(out), PriceBook() if price_book is None else price_book
     labelled = Labelled() if labelled is None else labelled
@@ -192,7 +195,9 @@ def label(
             on_progress=on_progress,
         )
         kept = carried(labelled, selection, {query.query_hash for query in begun})
-        write(out, [*kept, *outcomes])
+        is_written = bool(outcomes) or not selection.queries
+        if is_written:
+            write(out, [*kept, *outcomes])
         spent_usd = journal.spent_usd
     random_ones = [q for q in begun if selection.sampling[q.query_hash] == "random"]
     return LabelReport(
@@ -218,6 +223,7 @@ def label(
         spent_usd=spent_usd,
         spent_now_usd=spent_usd - before_usd,
         spent_on_judge_usd=0.0 if model is None else model.spent_usd,
+        is_written=is_written,
         agreement=said,
         examples=pool.examples,
     )

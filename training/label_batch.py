@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from router.errors import InputError
+from router.errors import InputError, ProviderError
 from router.tiers import Tier, TierSet
 from router.usage import Usage
 from training.label_input import LabelQuery
@@ -45,7 +45,6 @@ class InBatches:
         journal: Where answers go, and are found.
         purse: What may be spent.
         bounds: Of calls.
-        limited: Whether there is a limit: a row is then tried once, since its bound covers one try.
         after_usd: What to set aside for judging one answer.
         deadline_s: Until when answers are wanted; slower providers are asked one by one.
         on_progress: Is told how far it is.
@@ -155,7 +154,15 @@ class InBatches:
         queries: Sequence[LabelQuery],
     ) -> None:
         self._say(f"waiting: {tier.name}")
-        jobs.resume(job_id, wait=True)
+        status = jobs.resume(job_id, wait=True)
+        if not status.is_done:  # the batch stays open in the journal, at its bound
+            why = ", ".join(status.troubles) or f"it is {status.state}"
+            raise ProviderError(
+                f"expected batch job {job_id} for the tier {tier.name} to be done, got "
+                f"{status.n_open:,} open rows ({why}): check the provider's key, and run the same "
+                "command again, which finds the job and pays nothing twice.",
+                kind="auth",
+            )
         by_key = {query.key: query for query in queries}
         for row in jobs.results(job_id):
             found = row.request_id, model_of(tier)

@@ -24,7 +24,7 @@ from router.routing import Router
 from router.testing import FakeProvider
 from router.tiers import Tier, TierSet
 from router.usage import Usage
-from tests.batches import Batches
+from tests.batches import Batches, failure
 from training.label import LabelReport, label
 from training.label_checks import check_of
 from training.label_input import Pool, pool_of
@@ -134,7 +134,9 @@ def test_what_did_not_come_or_could_not_be_judged_is_counted_and_no_failure(tmp_
     broken = [check_of("regex:."), check_of("json-schema")]
     again = run(tmp_path, provider(**{"s-1": small}), checks=broken)
     assert again.missing["large"] == {"the check could not tell": 6}
-    assert rows_of(tmp_path / "o.jsonl") == []
+    # Nothing came of it: what stood there stays.
+    assert again.n_outcomes == 0 and not again.is_written
+    assert rows_of(tmp_path / "o.jsonl") == rows
 
 
 def test_a_query_too_long_for_a_tier_is_left_out_by_reason(tmp_path: Path) -> None:
@@ -414,6 +416,29 @@ def test_a_batch_whose_run_was_killed_is_found_again(tmp_path: Path, at: str) ->
     assert report.n_labelled == 6
     assert set(fake.handed_in.values()) == {1}
     assert report.spent_usd == pytest.approx(batched(tmp_path, fake).spent_usd)
+
+
+@pytest.mark.parametrize("at", ["hand-in", "look"])
+def test_a_key_refused_in_the_middle_forgets_no_batch(tmp_path: Path, at: str) -> None:
+    (tmp_path / "o.jsonl").write_text("what stood there\n")
+    fake = Batches(tmp_path / "provider")
+    if at == "look":
+        fake.status_fails = [failure("auth")]
+    else:
+        fake.submit_fails = [(failure("auth"), False)] * 9
+    with pytest.raises(ProviderError, match=r"job b\w+ for the tier small .* 6 open rows \(.*auth"):
+        batched(tmp_path, fake, max_cost_usd=1.0)
+    assert (tmp_path / "o.jsonl").read_text() == "what stood there\n"
+    with Journal(tmp_path / "o.jsonl.journal") as journal:
+        # Both tiers' batches are open, at their bounds.
+        assert {record["tier"] for record in journal.handed_in.values()} == {"small", "large"}
+        bounds = [record["bound_usd"] for record in journal.handed_in.values()]
+        assert journal.spent_usd == pytest.approx(sum(bounds)) and min(bounds) > 0
+    fake.submit_fails = []
+    report = batched(tmp_path, fake, max_cost_usd=1.0)
+    assert report.n_labelled == 6 and set(fake.handed_in.values()) == {1}
+    assert report.spent_usd < sum(bounds)
+    assert len(rows_of(tmp_path / "o.jsonl")) == 12
 
 
 def test_batches_keep_the_budget_in_rounds(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import router.providers
 from router.ledger import Ledger
 from router.testing import FakeProvider
+from tests.batches import Batches, failure
 from tests.command_line import Done, here
 from tests.ledgers import many
 
@@ -174,3 +175,25 @@ def test_interrupted_it_says_how_to_go_on(label: Label, fake: FakeProvider) -> N
     done = label("q.jsonl", *USUAL, "--check", "contains", "--n", 10, "--sync")
     assert done.code != 0
     assert "the same command goes on where it stopped, and pays nothing twice" in done.err
+
+
+def test_where_nothing_was_labelled_outcomes_stay_and_the_exit_says_so(label: Label) -> None:
+    Path("o.jsonl").write_text("of an earlier run\n")
+    money = ("--check", "contains", "--max-cost", "0.000001", "--sync")
+    done = label("q.jsonl", *USUAL, *money)
+    assert done.code == 1
+    assert "nothing written to o.jsonl" in done.out
+    assert "nothing was labelled: o.jsonl is left as it was" in done.err
+    assert Path("o.jsonl").read_text() == "of an earlier run\n"
+
+
+def test_a_refused_key_in_batches_is_one_sentence(
+    label: Label, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refusing = Batches(tmp_path / "provider", id="openai")
+    refusing.submit_fails = [(failure("auth"), False)] * 9
+    monkeypatch.setattr(router.providers, "make_provider", lambda name: refusing)
+    done = label("q.jsonl", *USUAL, "--check", "contains", "--n", 10)
+    assert done.code == 1
+    assert "2 open rows" in done.err.splitlines()[-1] and "same command" in done.err
+    assert not Path("o.jsonl").exists()
