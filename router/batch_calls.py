@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from router.batch_input import prompt_of
@@ -61,19 +61,38 @@ class Calls:
                 numbers = [row["row"] for row in due]
                 self._marks.mark_calling(self._job.job_id, numbers)
                 marked = self._marks.lost_calls(self._job.job_id, self._n_calls)
-                outcomes = dict(zip(numbers, pool.map(self._call, due), strict=True))
-                unasked = [row for row, (ending, _) in outcomes.items() if ending.kind == "auth"]
-                if unasked:
-                    # Nothing was asked, and the next ones would fail in the same way.
-                    self._marks.unmark_calling(self._job.job_id, unasked)
-                    troubles["a provider refuses the key, or has none"] += 1
-                asked = [row for row in marked if row["row"] not in unasked]
-                waits_s = {row: wait_s for row, (_, wait_s) in outcomes.items()}
-                endings = {row: ending for row, (ending, _) in outcomes.items()}
-                self._rows.end(asked, endings.__getitem__, "record calls", waits_s=waits_s)
-                self._say(f"calling: {len(asked)} more rows")
+                calls: dict[int, Future[tuple[Ending, float]]] = {}
+                outcomes: dict[int, tuple[Ending, float]] = {}
+                try:
+                    for row in due:
+                        calls[row["row"]] = pool.submit(self._call, row)
+                    for number, call in calls.items():
+                        outcomes[number] = call.result()
+                except BaseException:
+                    # Such as Ctrl-C: those that are under way are paid for, so they are waited for.
+                    outcomes |= _ended(calls)
+                    raise
+                finally:
+                    self._record(marked, outcomes, troubles)
                 if troubles:
                     return troubles
+
+    def _record(
+        self,
+        marked: list[Any],
+        outcomes: Mapping[int, tuple[Ending, float]],
+        troubles: Counter[str],
+    ) -> None:
+        unasked = [row for row, (ending, _) in outcomes.items() if ending.kind == "auth"]
+        if unasked:
+            # Nothing was asked, and the next ones would fail in the same way.
+            self._marks.unmark_calling(self._job.job_id, unasked)
+            troubles["a provider refuses the key, or has none"] += 1
+        asked = [row for row in marked if row["row"] in outcomes and row["row"] not in unasked]
+        waits_s = {row: wait_s for row, (_, wait_s) in outcomes.items()}
+        endings = {row: ending for row, (ending, _) in outcomes.items()}
+        self._rows.end(asked, endings.__getitem__, "record calls", waits_s=waits_s)
+        self._say(f"calling: {len(asked)} more rows")
 
     def any_later(self) -> bool:
         """Whether a row waits for its time to be called again."""
@@ -106,3 +125,13 @@ class Calls:
         except InputError:
             return Ending(kind="refused"), 0.0
         return Ending(answer), 0.0
+
+
+def _ended(calls: Mapping[int, Future[tuple[Ending, float]]]) -> dict[int, tuple[Ending, float]]:
+    """How those calls ended that ended by themselves, once all have."""
+    wait(calls.values())
+    return {
+        number: call.result()
+        for number, call in calls.items()
+        if not call.cancelled() and call.exception() is None
+    }

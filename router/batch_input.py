@@ -20,6 +20,7 @@ from typing import IO, Any, Self
 from router.errors import InputError, OutcomeError
 from router.jobs import _last_user_text as last_user_text
 from router.jobs import job_of
+from router.ledger_rows import name_of
 from router.outcomes import label
 from router.prefix import prefix_keys
 from router.providers.base import CacheMarks, Prompt
@@ -190,7 +191,7 @@ def _fault(row: Mapping[str, Any], request_id: str | None) -> str | None:
     if request_id is not None:
         if len(request_id) > _MAX_ID_CHARACTERS:
             return f"its request_id has more than {_MAX_ID_CHARACTERS} characters"
-        if "\0" in request_id or any("\ud800" <= character <= "\udfff" for character in request_id):
+        if not _is_stored(request_id):
             return "its request_id has characters that cannot be stored"
     query, messages = row.get("query"), row.get("messages")
     if query is None and messages is None:
@@ -210,10 +211,21 @@ def _fault(row: Mapping[str, Any], request_id: str | None) -> str | None:
     for name in ("session", "task"):
         value = row.get(name)
         if value is not None and not (
-            isinstance(value, str) and 0 < len(value) <= _MAX_ID_CHARACTERS and "\0" not in value
+            isinstance(value, str) and 0 < len(value) <= _MAX_ID_CHARACTERS
         ):
             return f"its {name} is no text of 1 to {_MAX_ID_CHARACTERS} characters"
+        if value is not None and not _is_stored(value):
+            return f"its {name} has characters that cannot be stored"
     tools = row.get("tools")
     if tools is not None and not isinstance(tools, list):
         return "its tools are no list"
     return None
+
+
+def _is_stored(name: str) -> bool:
+    """Whether the ledger takes it as a name."""
+    try:
+        name_of("name", name)
+    except InputError:
+        return False
+    return True

@@ -11,6 +11,7 @@ that has ended is not asked again.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 from router.batch_calls import Calls
 from router.batch_hand_in import HandIn, Tools, Troubles, batch_provider, row_of
@@ -132,7 +133,9 @@ class Worker:
         if provider is None or part.batch_id is None:
             return
         ending = _OF_OUTCOME.get(part.outcome or "", _OF_OUTCOME["ended"])
+        # Of a row that is there twice, an answer counts more than an error, wherever it stands.
         found: dict[int, BatchResult] = {}
+        errors: dict[int, BatchResult] = {}
         n_ours = n_others = 0
         try:
             for result in provider.batch_results(part.batch_id):
@@ -141,9 +144,7 @@ class Worker:
                     n_others += 1
                     continue
                 n_ours += 1
-                # Of a row that is there twice, an answer counts more than an error.
-                if row not in found or found[row].answer is None:
-                    found[row] = result
+                (errors if result.answer is None else found)[row] = result
                 if len(found) >= _RESULTS_AT_A_TIME:
                     self._record(part, found)
                     found = {}
@@ -157,6 +158,9 @@ class Worker:
             ending = ending if part.outcome == "failed" else _GONE
         else:
             self._record(part, found)
+        failed = iter(errors.items())
+        while some := dict(islice(failed, _RESULTS_AT_A_TIME)):
+            self._record(part, some)
         if n_others and not n_ours:
             # Taken for ours while it ran, as a provider may that keeps no names: look again.
             gone = {"batch_id": None, "outcome": None, "ended_us": None}

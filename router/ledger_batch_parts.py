@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from router.ledger_batch_rows import finish_requests
 from router.ledger_batches import BatchStore
 from router.ledger_tables import batch_jobs, batch_parts, batch_rows
 
@@ -116,12 +117,11 @@ class PartStore:
         values: dict[str, Any] = {"state": "waiting", "part": None, "batched": False}
         if reason is not None:
             values = {"state": "failed", "reason": reason}
+        chosen = (b.job_id == part.job_id) & (b.part == part.part) & (b.state == "parted")
         with self._store.held(part.job_id, "give back part") as connection:
-            connection.execute(
-                batch_rows.update()
-                .where((b.job_id == part.job_id) & (b.part == part.part) & (b.state == "parted"))
-                .values(**values)
-            )
+            if reason is not None:
+                finish_requests(connection, chosen)
+            connection.execute(batch_rows.update().where(chosen).values(**values))
             self._set(connection, part, state="closed")
 
     def rows(self, part: Part, *columns: str) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.ledger_batches import BatchStore, Row, insert_new, set_job
+from router.ledger_rows import revision_after
 from router.ledger_statements import upsert_attempts, upsert_requests
 from router.ledger_tables import batch_jobs, batch_rows, requests
 
@@ -153,11 +154,12 @@ class RowStore:
         """Rows that wait are given up, for a reason."""
         b = batch_rows.c
         chosen = (b.job_id == job_id) & (b.state == "waiting")
+        if where is not None:
+            chosen &= where
         with self._store.held(job_id, "give up") as connection:
+            finish_requests(connection, chosen)
             connection.execute(
-                batch_rows.update()
-                .where(chosen if where is None else chosen & where)
-                .values(state="failed", reason=reason)
+                batch_rows.update().where(chosen).values(state="failed", reason=reason)
             )
 
     def forget(self, job_id: str) -> None:
@@ -184,3 +186,14 @@ class RowStore:
         query = sa.select(*keys, sa.func.count()).where(b.job_id == job_id).group_by(*keys)
         with self._engine.reading() as connection:
             return [tuple(row) for row in connection.execute(query.order_by(*keys))]
+
+
+def finish_requests(connection: sa.Connection, rows: Any) -> None:
+    """Rows are given up: of those that were tried before, the ledger's requests are done."""
+    r = requests.c
+    tried = sa.select(batch_rows.c.ledger_id).where(rows & (batch_rows.c.attempts > 0))
+    connection.execute(
+        requests.update()
+        .where(~r.done & r.request_id.in_(tried))
+        .values(done=True, revision=r.revision + revision_after(0, done=True))
+    )

@@ -60,6 +60,9 @@ class BatchStore:
     ) -> None:
         self.ledger, self.holder, self.now_us = ledger, holder, now_us
         self._engine, self._trace = ledger.engine, trace
+        # All calls of one object hold leases under one name, so it has to tell them apart itself.
+        self._at_work: set[str] = set()
+        self._lock = threading.Lock()
 
     # Jobs
 
@@ -147,8 +150,24 @@ class BatchStore:
         """Hold the lease of a job.
 
         Raises:
-            LedgerError: somebody else holds it.
+            LedgerError: somebody else holds it, or another call of this object.
         """
+        with self._lock:
+            if job_id in self._at_work:
+                raise LedgerError(
+                    f"expected to work on job {job_id}, but another call of this process does: "
+                    "wait for it."
+                )
+            self._at_work.add(job_id)
+        try:
+            with self._leased(job_id):
+                yield
+        finally:
+            with self._lock:
+                self._at_work.discard(job_id)
+
+    @contextmanager
+    def _leased(self, job_id: str) -> Iterator[None]:
         self._take(job_id)
         over = threading.Event()
         beat = threading.Thread(target=self.renew_until, args=(job_id, over.wait), daemon=True)

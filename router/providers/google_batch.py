@@ -38,8 +38,9 @@ from router.providers.failures import UnreadableError
 from router.providers.sdk import DEFAULT_TIMEOUT_S
 
 # The API allows 2 GB, and limits the tokens that wait rather than the prompts. A batch is built in
-# memory, and as large as the other providers' is large enough. It expires after two days.
-LIMITS = BatchLimits(max_items=50_000, max_bytes=190_000_000, turnaround_s=172_800.0)
+# memory, and as large as the other providers' is large enough. Google aims at a day, and lets a batch
+# expire after two.
+LIMITS = BatchLimits(max_items=50_000, max_bytes=190_000_000)
 _PAGE_SIZE = 100
 # An uploaded file is kept for two days. One that goes while the batch waits is of no use.
 _LEAST_LIFE = timedelta(hours=24)

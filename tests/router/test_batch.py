@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 from router.batch import BatchJobs
 from router.batch_channels import batch_time_s
 from router.batch_report import JobStatus, RowResult
-from router.errors import InputError
+from router.errors import InputError, LedgerError
 from router.ledger import Ledger
 from router.ledger_report import report
 from router.providers.base import Answer, Prompt
@@ -540,6 +541,82 @@ def test_the_same_awaited(lite: Setting) -> None:
         return [row async for row in jobs.aresults(job.job_id)]
 
     assert [row.text for row in asyncio.run(act())] == [f"answer to q{i}" for i in range(3)]
+
+
+def test_two_calls_of_one_object_do_not_work_on_one_job(lite: Setting) -> None:
+    class Slow(OneByOne):
+        def complete(self, *arguments: Any, **options: Any) -> Answer:
+            time.sleep(0.05)
+            return super().complete(*arguments, **options)
+
+    lite.single = Slow(lite.folder / "single")
+    jobs = lite.jobs(SINGLE)
+    job = jobs.submit(queries(6), tier="one")
+
+    async def act() -> list[Any]:
+        both = (jobs.aresume(job.job_id) for _ in range(2))
+        return await asyncio.gather(*both, return_exceptions=True)
+
+    found = asyncio.run(act())
+    (refused,) = [one for one in found if isinstance(one, LedgerError)]
+    assert "another call of this process does" in str(refused)
+    assert set(lite.single.called.values()) == {1}
+    assert jobs.status(job.job_id).rows == {"answered": 6}
+    assert jobs.resume(job.job_id).is_done
+
+
+def test_what_was_answered_before_an_interruption_is_kept(lite: Setting) -> None:
+    class Interrupted(OneByOne):
+        def complete(self, model: str, prompt: Prompt, **options: Any) -> Answer:
+            if text_of(prompt) == "q0" and not self.called["q0"]:
+                super().complete(model, prompt)
+                raise KeyboardInterrupt
+            return super().complete(model, prompt, **options)
+
+    lite.single = Interrupted(lite.folder / "single")
+    jobs = lite.jobs(SINGLE)
+    job = jobs.submit(queries(4), tier="one")
+    with pytest.raises(KeyboardInterrupt):
+        jobs.resume(job.job_id)
+    assert jobs.status(job.job_id).rows == {"answered": 3, "calling": 1}
+    assert jobs.resume(job.job_id, wait=True).rows == {"answered": 4}
+    assert lite.single.called == Counter(q0=2, q1=1, q2=1, q3=1)
+
+
+def test_a_name_that_the_ledger_refuses_is_a_bad_row(lite: Setting) -> None:
+    rows = [{"query": "x", field: "a\ud800"} for field in ("session", "task", "request_id")]
+    status, _ = lite.run([*rows, *queries(1)])
+    assert status.rows == {"answered": 1}
+    assert status.rejects == {
+        f"its {field} has characters that cannot be stored": 1
+        for field in ("session", "task", "request_id")
+    }
+
+
+def test_rows_given_up_after_an_attempt_are_finished_in_the_ledger(lite: Setting) -> None:
+    lite.provider.rows = {"q0": [failure("outage")]}
+    jobs = lite.jobs()
+    job = jobs.submit(queries(2), tier="small", deadline_s=WEEK_S)
+    lite.provider.submit_fails = [(failure("rate-limit"), False)] * 3
+    assert jobs.resume(job.job_id).n_open == 1
+    assert jobs.cancel(job.job_id).reasons == {"cancelled": 1}
+    assert lite.attempts("r0") == [("routed", "outage", True, 0)]
+
+
+def test_of_an_error_and_an_answer_far_apart_the_answer_counts(
+    lite: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.batch_run._RESULTS_AT_A_TIME", 2)
+    given = lite.provider.batch_results
+
+    def results(batch_id: str) -> Iterator[BatchResult]:
+        first, *others = given(batch_id)
+        yield BatchResult(first.custom_id, error=failure("outage"))
+        yield from (*others, first)
+
+    monkeypatch.setattr(lite.provider, "batch_results", results)
+    status, rows = lite.run(queries(9))
+    assert status.rows == {"answered": 9} and {row.attempts for row in rows} == {1}
 
 
 def test_input_that_was_not_read_to_its_end_is_read_again(lite: Setting) -> None:

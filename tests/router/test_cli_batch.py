@@ -143,7 +143,7 @@ def test_what_does_not_work_is_said_and_the_exit_code_shows_it(cps: Run, provide
         ((*SUBMIT[1:], "--max-attempts", "0"), 2, "expected max_attempts as a whole number"),
         (("submit", "none.jsonl", *SUBMIT[3:]), 2, "expected a file of JSON lines at"),
         ((*SUBMIT[1:4], "huge", *SUBMIT[5:]), 2, "expected the name of a tier, got 'huge'"),
-        (("status", "--ledger", "none.db"), 1, "expected a ledger at"),
+        (("status", "--ledger", "none.db"), 2, "expected a ledger at"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(

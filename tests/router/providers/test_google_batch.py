@@ -221,3 +221,8 @@ def test_more_than_fits_into_memory_comes_through_a_file(
     abandoned = provider.batch_results(batch_id)
     next(abandoned)
     del abandoned  # warnings are errors: the file is closed
+
+
+def test_a_batch_is_promised_within_a_day() -> None:
+    """Google's target; only its expiry is later."""
+    assert GoogleProvider(api_key="k").batch_limits.turnaround_s == 86_400.0
