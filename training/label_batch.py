@@ -1,12 +1,15 @@
 """Every query on every tier by batch jobs, at batch prices; durable through the jobs' own ledger.
 
-What is handed in is noted in the journal before; a run that was interrupted hands the same rows in
-again under the same name, which is the same job, and so finds it. Where a limit holds, as many
-queries are handed in as their bounds allow; what they cost less than that is for the next round.
+What is handed in is noted in the journal before, and the job's id after, by which a later run finds
+it. A run that was interrupted in between hands the same rows in again under the same name, which is
+the same job; were they or the tiers edited, it would be another and paid again, and is refused.
+Where a limit holds, as many queries are handed in as their bounds allow; what they cost less than
+that is for the next round.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Sequence
@@ -105,9 +108,17 @@ class InBatches:
                 rows = part[tier.name]
                 name = f"label-{uuid.uuid4().hex}"
                 keys = [query.key for query, _ in rows]
-                self._journal.handing_in(name, tier.name, keys, sum(usd for _, usd in rows))
+                queries = [query for query, _ in rows]
+                self._journal.handing_in(
+                    name,
+                    tier.name,
+                    model_of(tier),
+                    keys,
+                    self._digest(tier, tiers, queries),
+                    sum(usd for _, usd in rows),
+                )
                 self._say(f"handing in: {len(rows):,} queries for {tier.name}")
-                open_.append((tier, name, self._submit(jobs, tier, name, [q for q, _ in rows])))
+                open_.append((tier, name, self._submit(jobs, tier, name, queries)))
         for tier, name, job_id in open_:
             before_usd = self._journal.spent_usd
             self._collect(jobs, tier, name, job_id, [query for query, _ in part[tier.name]])
@@ -121,7 +132,8 @@ class InBatches:
     def _collect_old(self, jobs: BatchJobs, tiers: TierSet, by_key: dict[str, LabelQuery]) -> None:
         """Batches that an earlier run handed in and did not see the end of."""
         before_usd = self._journal.spent_usd
-        for name, record in list(self._journal.handed_in.items()):
+        found = list(self._journal.handed_in.items())
+        for _, record in found:  # all of them, before any is gone on with
             if record["tier"] not in tiers.names or not by_key.keys() >= set(record["keys"]):
                 raise InputError(
                     f"expected the queries of a batch that an earlier run handed in for the tier "
@@ -130,8 +142,22 @@ class InBatches:
                 )
             tier = tiers[tiers.index(record["tier"])]
             rows = [by_key[key] for key in record["keys"]]
+            is_same = record.get("model") in (None, model_of(tier))
+            if "job_id" not in record and "digest" in record:
+                is_same = record["digest"] == self._digest(tier, tiers, rows)
+            if not is_same:
+                raise InputError(
+                    f"expected the tiers and rows of a batch that an earlier run was handing in "
+                    f"for the tier {tier.name}, got edited ones, with which it would be paid "
+                    "twice: undo the edit until it is collected, write to another --out, or "
+                    "delete the journal, which knows what was paid."
+                )
+        for name, record in found:
+            tier = tiers[tiers.index(record["tier"])]
+            rows = [by_key[key] for key in record["keys"]]
             self._say(f"finding again: {len(rows):,} queries for {tier.name}")
-            self._collect(jobs, tier, name, self._submit(jobs, tier, name, rows), rows)
+            job_id = record.get("job_id") or self._submit(jobs, tier, name, rows)
+            self._collect(jobs, tier, name, job_id, rows)
         self._purse.pay(0.0, self._journal.spent_usd - before_usd)
 
     def _submit(self, jobs: BatchJobs, tier: Tier, name: str, queries: Sequence[LabelQuery]) -> str:
@@ -143,7 +169,14 @@ class InBatches:
             max_attempts=1 if self._purse.is_limited else 3,
             name=name,
         )
+        self._journal.has_job(name, status.job_id)
         return status.job_id
+
+    def _digest(self, tier: Tier, tiers: TierSet, queries: Sequence[LabelQuery]) -> str:
+        """Of all that a job's id depends on, but for its name."""
+        rows = [_row(query) for query in queries]
+        text = json.dumps([rows, tier.name, tiers.to_dicts(), self._deadline_s])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _collect(
         self,

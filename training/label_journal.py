@@ -50,7 +50,8 @@ class Journal:
         answers: By (key of what was sent, ``provider/model``).
         verdicts: Of judges, by the key of the judgement; None where the judge did not say.
         failures: Why a call has no answer yet, by the same name as answers.
-        handed_in: Batches that are not collected: their name, with tier and keys.
+        handed_in: Batches that are not collected: their name, with tier, model, keys, the digest
+            of what was handed in, and the job's id once it is known.
 
     Raises:
         InputError: it cannot be read or written, or another process uses it.
@@ -102,10 +103,16 @@ class Journal:
         facts = {"kind": "failed", "call": call, "key": name[0], "model": name[1]}
         self._write({**facts, "reason": reason, "usd": usd})
 
-    def handing_in(self, name: str, tier: str, keys: list[str], bound_usd: float) -> None:
-        """Before a batch is handed in."""
-        facts = {"kind": "handing-in", "batch": name, "tier": tier, "keys": keys}
-        self._write({**facts, "call": name, "bound_usd": bound_usd})
+    def handing_in(
+        self, name: str, tier: str, model: str, keys: list[str], digest: str, bound_usd: float
+    ) -> None:
+        """Before a batch is handed in; ``digest`` tells apart what its job's id tells apart."""
+        facts = {"kind": "handing-in", "batch": name, "tier": tier, "model": model, "keys": keys}
+        self._write({**facts, "digest": digest, "call": name, "bound_usd": bound_usd})
+
+    def has_job(self, name: str, job_id: str) -> None:
+        """After a batch was handed in: by what it is found again, whatever is edited since."""
+        self._write({"kind": "has-job", "batch": name, "call": name, "job_id": job_id})
 
     def collected(self, name: str) -> None:
         """After all answers of a batch were noted."""
@@ -177,6 +184,9 @@ class Journal:
             self._open[call] = float(record["bound_usd"])
             if kind == "handing-in":
                 self.handed_in[record["batch"]] = dict(record)
+            return
+        if kind == "has-job":
+            self.handed_in[record["batch"]]["job_id"] = record["job_id"]
             return
         self._known_usd += float(record["usd"])
         self._open.pop(call, None)

@@ -376,11 +376,14 @@ def batched(tmp_path: Path, provider_: Batches, **options: Any) -> LabelReport:
     tiers = TierSet(
         [Tier("small", "fake", "s-1", **PRICE, **half), Tier("large", "one", "l-1", **DEAR)]
     )
+    tiers = TierSet([*tiers, *options.pop("more", [])])
     with Ledger(tmp_path / "jobs.db") as ledger:
         return label(
-            pool(), tiers, tmp_path / "o.jsonl", checks=[check_of("regex:answer to double 4")],
-            providers={"fake": provider_, "one": provider()}, n=options.pop("n", 6),
-            batch_ledger=ledger, batch_options={"poll_s": 0.0, "settle_s": 0.0}, **options,
+            options.pop("queries", pool()), tiers, tmp_path / "o.jsonl",
+            checks=[check_of("regex:answer to double 4")],
+            providers={"fake": provider_, "one": provider(**{"m-3": doubled})},
+            n=options.pop("n", 6), batch_ledger=ledger,
+            batch_options={"poll_s": 0.0, "settle_s": 0.0}, **options,
         )  # fmt: skip
 
 
@@ -416,6 +419,49 @@ def test_a_batch_whose_run_was_killed_is_found_again(tmp_path: Path, at: str) ->
     assert report.n_labelled == 6
     assert set(fake.handed_in.values()) == {1}
     assert report.spent_usd == pytest.approx(batched(tmp_path, fake).spent_usd)
+
+
+EDITS: list[dict[str, Any]] = [
+    {"more": [Tier("third", "one", "m-3", **DEAR)]},
+    {"queries": pool(task="sums")},
+]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=["tiers", "rows"])
+@pytest.mark.parametrize("at", ["after status", "before result"])
+def test_an_edit_after_the_hand_in_pays_no_batch_twice(
+    tmp_path: Path, at: str, edit: dict[str, Any]
+) -> None:
+    def trace(step: str) -> None:
+        if step == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        batched(tmp_path, Batches(tmp_path / "provider", trace))
+    fake = Batches(tmp_path / "provider")
+    report = batched(tmp_path, fake, **edit)
+    assert report.n_labelled == 6 and set(fake.handed_in.values()) == {1}
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=["tiers", "rows"])
+@pytest.mark.parametrize("at", ["before submit", "after submit"])
+def test_an_edit_while_a_hand_in_is_in_doubt_is_refused(
+    tmp_path: Path, at: str, edit: dict[str, Any]
+) -> None:
+    def trace(step: str) -> None:
+        if step == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        batched(tmp_path, Batches(tmp_path / "provider", trace))
+    fake = Batches(tmp_path / "provider")
+    n_batches = len(fake.batches())
+    with pytest.raises(InputError, match=r"for the tier small, got edited ones.*another --out"):
+        batched(tmp_path, fake, **edit)
+    assert len(fake.batches()) == n_batches
+    # The edit undone, it goes on.
+    report = batched(tmp_path, fake)
+    assert report.n_labelled == 6 and set(fake.handed_in.values()) == {1}
 
 
 @pytest.mark.parametrize("at", ["hand-in", "look"])
