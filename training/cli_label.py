@@ -47,7 +47,8 @@ def label(
     check: Annotated[
         list[str] | None,
         typer.Option(
-            help="exact or contains (the row's expected), regex:PATTERN, json-schema (the row's "
+            help="exact or contains (the row's expected; of a number, the answer's last number; of "
+            "words no meaning: no stands in no doubt), regex:PATTERN, json-schema (the row's "
             "schema) or json-schema:FILE, unit-test:COMMAND (which gets the answer's code as "
             "{file}). Can be repeated: all must pass."
         ),

@@ -2,12 +2,17 @@
 
 =========================  ========================================================================
 ``exact``                  the answer is the row's ``expected``, but for white space and case
-``contains``               the row's ``expected`` stands in the answer as words of its own
+``contains``               the row's ``expected`` stands in the answer as words of its own; where it
+                           is a number, it is the last number of the answer
 ``regex:PATTERN``          the pattern is found in the answer
 ``json-schema``            the answer is JSON that the row's ``schema`` accepts
 ``json-schema:FILE``       the same, by one schema for all rows
 ``unit-test:COMMAND``      the command ends well on the answer's code and the row's ``test``
 =========================  ========================================================================
+
+``contains`` knows no meaning: "no" stands in "no doubt", and "Paris" in "not Paris". A number is
+compared with its sign, thousands (4,000), decimals and as a fraction (1/2 is 0.5), without currency
+and per cent; other units and words beside it are not read.
 
 Several checks must all pass. A check that cannot tell (None) leaves the answer unjudged.
 """
@@ -19,6 +24,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from router.errors import InputError
@@ -29,6 +35,16 @@ from training.label_input import LabelQuery
 CHECKS = ("exact", "contains", "regex", "json-schema", "unit-test")
 UNIT_TEST_TIMEOUT_S = 10.0
 _NOTHING = Prompt(())
+# What looks like a number: a sign that is no hyphen, a currency, and all that hangs together with
+# the first digit. What it is worth, if anything, is said by the other.
+_NUMERAL = re.compile(
+    r"(?:(?<![^\W_])(?<![)\]%.])[-+\u2212\u2013])?[$\u20ac\u00a3]?(?<![^\W_])(?:(?<!\.)\.)?"
+    r"[0-9][^\W_]*(?:(?<=[0-9][eE])[-+][0-9]+)?(?:[.,/:][0-9][^\W_]*(?:(?<=[0-9][eE])[-+][0-9]+)?)*"
+)
+_UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_NUMBER = re.compile(
+    rf"([-+\u2212\u2013]?)[$\u20ac\u00a3]?({_UNSIGNED})(?:[eE]([-+]?[0-9]{{1,3}}))?(?:/([0-9]+))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +116,34 @@ def _contains(rest: str) -> Check:
     def passes(query: LabelQuery, answer: Answer) -> bool | None:
         if query.expected is None or not query.expected.strip():
             return None
+        number = _number(query.expected.strip().removesuffix("%").rstrip())
+        if number is not None:
+            return number == last_number(answer.text)
         words = r"\s+".join(re.escape(word) for word in query.expected.split())
         return regex(rf"(?i)(?<!\w){words}(?!\w)")(answer, _NOTHING)
 
     return Check("contains", passes, ("expected",))
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number of a text; None where there is none, or what hangs together is no number.
+
+    >>> last_number("2,000 + 2,000.5 is **4,000.50**."), last_number("It is 4k.")
+    (Fraction(8001, 2), None)
+    """
+    numerals = _NUMERAL.findall(text)
+    return _number(numerals[-1]) if numerals else None
+
+
+def _number(text: str) -> Fraction | None:
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        return None
+    sign, digits, power, under = found.groups()
+    if under is not None and not int(under):
+        return None
+    size = Fraction(digits.replace(",", "")) * Fraction(10) ** int(power or 0) / int(under or 1)
+    return size if sign in ("", "+") else -size
 
 
 def _regex(rest: str) -> Check:

@@ -168,6 +168,7 @@ def test_help_teaches_with_an_example(label: Label) -> None:
     shown = " ".join(done.out.split())
     assert "cps-router label queries.jsonl --tiers tiers.toml --check contains" in shown
     assert "not proven better" in shown
+    assert "no stands in no doubt" in " ".join(shown.replace("│", " ").split())
 
 
 def test_interrupted_it_says_how_to_go_on(label: Label, fake: FakeProvider) -> None:

@@ -168,6 +168,37 @@ def passes(check: Check | str, text: str, **facts: Any) -> bool | None:
         ("contains", "It is paris.", {"expected": "Paris"}, True),
         ("contains", "It is New\nYork.", {"expected": "new york"}, True),
         ("contains", "It is 42.", {"expected": 4}, False),
+        # A number is a whole one: sign, decimals and thousands are its own.
+        ("contains", "It is 4.5.", {"expected": "4"}, False),
+        ("contains", "It is -4.", {"expected": "4"}, False),
+        ("contains", "It is \u22124.", {"expected": -4}, True),
+        ("contains", "It is 4,000", {"expected": "4"}, False),
+        ("contains", "1,500 less, of 5,000", {"expected": "5"}, False),
+        ("contains", "It is 4,000.", {"expected": 4000}, True),
+        ("contains", "It is 4000.00.", {"expected": "4,000"}, True),
+        ("contains", "2 + 2 = 4.", {"expected": "4"}, True),
+        ("contains", "It is not 4 but 5.", {"expected": "4"}, False),
+        ("contains", "From 3-4.", {"expected": 4}, True),
+        ("contains", "x=-4", {"expected": -4}, True),
+        ("contains", "**4**", {"expected": 4}, True),
+        ("contains", "_4_", {"expected": 4}, True),
+        ("contains", "\\boxed{4}", {"expected": 4}, True),
+        ("contains", "It costs $4.50.", {"expected": 4.5}, True),
+        ("contains", "It costs -$4.", {"expected": -4}, True),
+        ("contains", "It is 4%.", {"expected": "4 %"}, True),
+        ("contains", "It is 4k.", {"expected": 4}, False),
+        ("contains", "It is 4/5.", {"expected": 5}, False),
+        ("contains", "It is 0.8.", {"expected": "4/5"}, True),
+        ("contains", "It is 1/0.", {"expected": 1}, False),
+        ("contains", "At 12:04", {"expected": 4}, False),
+        ("contains", "It is 2.5e-3.", {"expected": 0.0025}, True),
+        ("contains", "It is .5", {"expected": "0.5"}, True),
+        ("contains", "It is ...5", {"expected": 5}, True),
+        ("contains", "It is H2O", {"expected": 2}, False),
+        ("contains", "It is four.", {"expected": 4}, False),
+        ("contains", "It is \u0664.", {"expected": 4}, False),
+        # Of words the meaning is not known.
+        ("contains", "There is no doubt: yes.", {"expected": "no"}, True),
         ("contains", "anything", {"expected": "  "}, None),
         ("contains", "costs 1+1 (net)", {"expected": "1+1 (net)"}, True),
         ("regex:^[a-c]+$", "abc", {}, True),
@@ -210,7 +241,7 @@ def test_all_checks_must_pass_and_one_that_fails_decides() -> None:
 
     query = pool_of([{"query": "q", "expected": "1"}]).queries[0]
     cannot_tell, one, two = Check("broken", broken), check_of("contains"), check_of("regex:2")
-    assert judged([one, two], query, Answer("1 2")) is True
+    assert judged([one, two], query, Answer("2 1")) is True
     assert judged([one, two], query, Answer("1")) is False
     assert judged([cannot_tell, one], query, Answer("1")) is None
     assert judged([cannot_tell, one], query, Answer("2")) is False
