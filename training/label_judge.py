@@ -187,8 +187,10 @@ class Agreement:
     """How a judge's verdicts agree with what people said of the same answers.
 
     Intervals are of the stated confidence; those of the rates are exact (Clopper-Pearson). That of
-    kappa = (a - e) / (1 - e) moves the observed agreement a through its exact interval, the
-    agreement by chance e held at its estimate. None where there is nothing to reckon with.
+    kappa = (a - e) / (1 - e) moves the observed agreement a through its exact interval and holds
+    fixed the agreement by chance e, and with it the shares of verdicts and of labels that pass, at
+    what was seen, as if they were known; so it is no exact interval of kappa. It is clipped to
+    [-1, 1], beyond which kappa never is. None where there is nothing to reckon with.
     """
 
     n: int
@@ -224,7 +226,10 @@ def agreement(
         if chance < 1.0:
             low, high = share_interval(same, n, confidence)
             kappa = (same / n - chance) / (1.0 - chance)
-            interval = (low - chance) / (1.0 - chance), (high - chance) / (1.0 - chance)
+            interval = (
+                max((low - chance) / (1.0 - chance), -1.0),
+                min((high - chance) / (1.0 - chance), 1.0),
+            )
     missed, wrong = int((passed & ~success).sum()), int((~success).sum())
     alarms, right = int((~passed & success).sum()), int(success.sum())
     return Agreement(

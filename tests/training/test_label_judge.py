@@ -169,3 +169,20 @@ def test_a_sample_is_read_and_its_bad_rows_are_told(tmp_path: Path) -> None:
     path.write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="expected labelled answers"):
         read_judge_sample(path)
+
+
+def test_the_interval_of_kappa_stays_within_what_kappa_can_be() -> None:
+    # One wrong answer of 20, passed: 19 agree, chance is 0.95, and (0.751 - 0.95) / 0.05 = -4.0.
+    success = np.array([True] * 19 + [False])
+    found = agreement(np.ones(20, dtype=bool), success)
+    assert found.kappa == pytest.approx(0.0)
+    assert found.kappa_interval is not None
+    assert found.kappa_interval[0] == -1.0 and 0.9 < found.kappa_interval[1] <= 1.0
+    for n in (2, 3, 5):
+        for bits in range(4**n):
+            passed = np.array([bits >> i & 1 for i in range(n)], dtype=bool)
+            labels = np.array([bits >> (n + i) & 1 for i in range(n)], dtype=bool)
+            one = agreement(passed, labels)
+            if one.kappa is not None and one.kappa_interval is not None:
+                low, high = one.kappa_interval
+                assert -1.0 <= low <= one.kappa <= high <= 1.0
