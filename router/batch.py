@@ -103,6 +103,7 @@ class BatchJobs:
         self._n_calls, self._call_timeout_s = n_calls, call_timeout_s
         self._poll_s, self._settle_s = poll_s, settle_s
         self._ledger = ledger
+        self._looked_us: dict[tuple[str, int], int] = {}
         holder = Holder.of_this_process(lease_s)
         self._store: BatchStore = BatchStore(ledger, holder, self._now_us, trace)
 
@@ -119,7 +120,9 @@ class BatchJobs:
         """Read rows, route them, store them, and hand in what goes in batches.
 
         The same input with the same settings is the same job, so that a submission that was cut
-        off can be repeated: nothing is handed in twice. With another ``name`` it is another job.
+        off can be repeated: nothing is handed in twice. ``max_cost_usd`` and ``max_attempts`` of
+        the latest one hold: rows that ended for want of money go on when the limit is raised. With
+        another ``name`` it is another job.
 
         Args:
             source: A file of JSON lines, or rows as mappings; see `router.batch_input`.
@@ -148,10 +151,13 @@ class BatchJobs:
                 "max_attempts": max_attempts,
                 "name": name,
             }
+            self._check_providers(settings)
             job = self._store.add_job(_job_id(settings), settings)
-            if job.state == "done":
+            limits = {name: settings[name] for name in ("max_cost_usd", "max_attempts")}
+            if job.state == "done" and not self._is_raised(job, limits):
                 return self.status(job.job_id)
             with self._store.leased(job.job_id):
+                job = self._store.set_limits(job.job_id, limits)
                 rejects_path = None
                 if job.state == "loading":
                     beside = None if given is None else Path(given)
@@ -189,6 +195,7 @@ class BatchJobs:
         if job.state == "done":
             return self.status(job_id)
         with self._store.leased(job_id):
+            job = self._store.job(job_id)  # its limits may have been changed meanwhile
             rejects_path = self._load_again(job) if job.state == "loading" else None
             while True:
                 worker = self._worker(job)
@@ -308,6 +315,39 @@ class BatchJobs:
             tiers.index(tier)
         return tiers
 
+    def _check_providers(self, settings: Mapping[str, Any]) -> None:
+        """Before there is a job: each tier's provider is known, and its price where that counts."""
+        tiers = TierSet.from_dicts(settings["tiers"])
+        for tier in tiers:
+            self._provider_of(tier.provider)
+        if settings["max_cost_usd"] is None:
+            return
+        at = moment(self._now_us())
+        chosen = settings["tier"]
+        unknown = [
+            tier.name
+            for tier in tiers
+            if chosen in (None, tier.name) and self._book.find(tier, at) is None
+        ]
+        if unknown and self._router is not None:
+            # The artifact may know what the tier costs without knowing its prices.
+            usd = self._router.route("the price of a tier").cost_usd
+            unknown = [name for name in unknown if usd.get(name) is None]
+        if unknown:
+            raise InputError(
+                f"expected a known price of tier {unknown[0]} for a limit on cost, got none: add "
+                "it to the tiers or a price file, or leave the limit out."
+            )
+
+    def _is_raised(self, job: Job, limits: Mapping[str, Any]) -> bool:
+        """Whether a job that is done has rows that more money would let go on."""
+        from router.ledger_batch_rows import RowStore
+
+        new, old = limits["max_cost_usd"], job.settings["max_cost_usd"]
+        if old is None or (new is not None and new <= old):
+            return False
+        return RowStore(self._store).any_short_of_money(job.job_id)
+
     def _artifact_id(self) -> str | None:
         # Without its suffix, which prices have a part in.
         return None if self._router is None else self._router.artifact_id.split("+")[0]
@@ -338,6 +378,8 @@ class BatchJobs:
             self._settle_s,
             self._n_calls,
             self._call_timeout_s,
+            self._poll_s,
+            self._looked_us,
         )
         return Worker(self._store, job, rows, tools)
 

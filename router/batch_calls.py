@@ -6,9 +6,10 @@ died counts as an attempt of unknown cost, and is made again within the limit on
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import Any
 
 from router.batch_input import prompt_of
@@ -22,6 +23,7 @@ from router.tiers import TierSet
 
 LOST = Ending(kind="cut", reason="lost", billed=True)
 _ROWS_AT_A_TIME = 500
+_KEYS_AT_A_TIME = 5000
 
 
 class Calls:
@@ -51,14 +53,20 @@ class Calls:
         """Call all rows that are due, as far as the money goes; what did not work, by sentence."""
         self.settle_lost()
         troubles: Counter[str] = Counter()
+        keys: deque[int] = deque()
         with ThreadPoolExecutor(self._n_calls) as pool:
             while True:
                 if self._store.job(self._job.job_id).state == "cancelling":
                     return troubles
-                due = self._affordable(self._marks.due_calls(self._job.job_id, self._n_calls))
+                if not keys:
+                    keys.extend(self._marks.due_calls(self._job.job_id, _KEYS_AT_A_TIME))
+                some = list(islice(keys, self._n_calls))
+                due = self._affordable(self._marks.waiting(self._job.job_id, some))
                 if not due:
                     return troubles
                 numbers = [row["row"] for row in due]
+                for _ in due:
+                    keys.popleft()
                 self._marks.mark_calling(self._job.job_id, numbers)
                 marked = self._marks.lost_calls(self._job.job_id, self._n_calls)
                 calls: dict[int, Future[tuple[Ending, float]]] = {}

@@ -28,6 +28,10 @@ MAX_HALVINGS = 4
 _NOT_TAKEN = ("rate-limit", "refused", "auth")
 
 
+# The outcome of a part that runs under a batch that may be somebody else's.
+ADOPTED = "adopted"
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What a worker needs beside the store."""
@@ -38,6 +42,9 @@ class Tools:
     settle_s: float
     n_calls: int
     call_timeout_s: float
+    poll_s: float
+    # When this process last saw a part run.
+    looked_us: dict[tuple[str, int], int]
 
 
 @dataclass(slots=True)
@@ -114,16 +121,19 @@ class HandIn:
             return
         assert part.since_us is not None and part.handed_in_us is not None
         ids = PartItems(self._parts, part).custom_ids()
+        # Who keeps no names of ours may take another part's batch for this one.
+        known = self._parts.batch_ids(part.provider)
         try:
-            found = provider.find_batch(part_key(part), ids, since=moment(part.since_us))
+            found = provider.find_batch(
+                part_key(part), ids, since=moment(part.since_us), known=known
+            )
         except ProviderError as error:
             sentence = f"a batch cannot be looked for at {part.provider} ({error.kind})"
             self._troubles.add(sentence, error)
             return
-        # Who keeps no names of ours may take another part's batch for this one.
-        others = {other.batch_id for other in self._parts.parts(part.job_id)}
-        if found is not None and found not in others:
-            self._parts.set(part, "found part", state="running", batch_id=found)
+        if found is not None and found not in known:
+            outcome = None if provider.batch_limits.keeps_keys else ADOPTED
+            self._parts.set(part, "found part", state="running", batch_id=found, outcome=outcome)
             return
         age_s = (self._store.now_us() - part.handed_in_us) / 1e6
         if age_s < self._tools.settle_s:

@@ -14,17 +14,18 @@ from collections.abc import Mapping
 from itertools import islice
 
 from router.batch_calls import Calls
-from router.batch_hand_in import HandIn, Tools, Troubles, batch_provider, row_of
+from router.batch_hand_in import ADOPTED, HandIn, Tools, Troubles, batch_provider, row_of
 from router.batch_records import Ending
 from router.batch_rows import Rows
 from router.errors import ProviderError
 from router.ledger_batch_parts import Part, PartStore
-from router.ledger_batch_rows import RowStore
+from router.ledger_batch_rows import COST_LIMIT, RowStore
 from router.ledger_batches import BatchStore, Job
-from router.providers.batching import BatchResult
+from router.ledger_rows import moment_us
+from router.providers.batching import BatchProvider, BatchResult, BatchStatus
 
 _RESULTS_AT_A_TIME = 500
-_OF_OUTCOME = {
+_OF_OUTCOME: dict[str, Ending] = {
     "expired": Ending(kind="expired"),
     "cancelled": Ending(kind="cancelled"),
     "failed": Ending(kind="outage", reason="failed"),
@@ -33,6 +34,7 @@ _OF_OUTCOME = {
 }
 # Kept for some weeks only; whoever pays for another answer shall know that it is another.
 _GONE = Ending(kind="refused", reason="results-gone", billed=True)
+_OF_OUTCOME["gone"] = _GONE
 
 
 class Worker:
@@ -93,7 +95,7 @@ class Worker:
         if self._parts.parts(job_id, "planned", "handing-in", "running", "ended"):
             return
         if not self._calls.any_later():
-            self._marks.fail_waiting(job_id, "cost-limit")
+            self._marks.fail_waiting(job_id, COST_LIMIT)
 
     # Looking and collecting
 
@@ -102,14 +104,14 @@ class Worker:
         if provider is None or part.batch_id is None:
             return
         try:
-            if self._cancelling() and part.outcome != "cancelling":
-                provider.cancel_batch(part.batch_id)
-                self._parts.set(part, "mark cancelling", outcome="cancelling")
+            if self._cancelling() and part.outcome == ADOPTED:
+                # Another's batch shall not be cancelled; the results tell whose it is.
+                self._troubles_of_adopted(part)
+            elif self._cancelling() and part.outcome != "cancelling":
+                self._cancel(provider, part, part.batch_id)
             status = provider.batch_status(part.batch_id)
         except ProviderError as error:
-            if error.kind == "refused" and self._cancelling():
-                # It knows of no such batch (any more): there is nothing to wait for.
-                self._parts.set(part, "mark gone", state="ended", outcome="ended")
+            if error.kind == "refused" and self._is_gone(part):
                 return
             self.troubles.add(
                 f"{part.provider} does not say how a batch stands ({error.kind})", error
@@ -121,12 +123,51 @@ class Worker:
                 "mark ended",
                 state="ended",
                 outcome=status.state,
-                ended_us=self._store.now_us(),
+                ended_us=self._ended_us(part, status),
                 n_done=status.n_done,
             )
-        elif status.n_done != part.n_done:
-            self._parts.set(part, "note progress", n_done=status.n_done)
+        elif status.n_done != part.n_done or part.ended_us is not None:
+            self._parts.set(part, "note progress", n_done=status.n_done, ended_us=None)
+        self._tools.looked_us[part.job_id, part.part] = self._store.now_us()
         self._tools.say(f"waiting for batch {part.part}: {status.n_done:,} of {part.n_rows:,}")
+
+    def _cancel(self, provider: BatchProvider, part: Part, batch_id: str) -> None:
+        try:
+            provider.cancel_batch(batch_id)
+        except ProviderError as error:
+            if error.kind != "refused":
+                raise
+            return  # whether it knows the batch at all, its status tells
+        self._parts.set(part, "mark cancelling", outcome="cancelling")
+
+    def _troubles_of_adopted(self, part: Part) -> None:
+        self.troubles.add(
+            f"a batch at {part.provider} is not cancelled, since only its results tell whether it "
+            "is this job's"
+        )
+
+    def _is_gone(self, part: Part) -> bool:
+        """The provider knows of no such batch; whether there is nothing more to wait for."""
+        now_us = self._store.now_us()
+        # While a part runs: when this was first said, since a list may lag behind.
+        first_us = part.ended_us
+        if not self._cancelling():
+            if first_us is None:
+                self._parts.set(part, "note unknown", ended_us=now_us)
+            if first_us is None or now_us - first_us < self._tools.settle_s * 1e6:
+                return False
+        self._parts.set(part, "mark gone", state="ended", outcome="gone", ended_us=None)
+        return True
+
+    def _ended_us(self, part: Part, status: BatchStatus) -> int | None:
+        """When it ended; None where nobody saw it, so that it counts for no duration."""
+        now_us = self._store.now_us()
+        begun_us = part.handed_in_us or now_us
+        if status.ended_at is not None:
+            # The clocks may differ.
+            return min(max(moment_us("ended_at", status.ended_at), begun_us), now_us)
+        before_us = self._tools.looked_us.get((part.job_id, part.part), begun_us)
+        return now_us if now_us - before_us <= 2 * self._tools.poll_s * 1e6 else None
 
     def _collect(self, part: Part) -> None:
         provider = batch_provider(self._tools, part, self.troubles)

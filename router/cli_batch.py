@@ -85,9 +85,10 @@ def submit(
 ) -> None:
     """Route rows at batch prices, hand them in, and return.
 
-    The same input with the same options is the same job: after an interruption say it again.
+    The same input with the same options is the same job: after an interruption say it again. Of
+    --max-cost and --max-attempts the latest hold, so that a limit can be raised.
 
-      cps-router batch submit prompts.jsonl --artifact default --deadline 24h
+      cps-router batch submit prompts.jsonl --artifact my-router --deadline 24h
 
       cps-router batch resume JOB --wait
 

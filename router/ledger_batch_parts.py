@@ -140,6 +140,13 @@ class PartStore:
             found = connection.execute(query.where(b.state == "parted")).mappings()
             return {row["row"]: row for row in found}
 
+    def batch_ids(self, provider: str) -> frozenset[str]:
+        """All batches of a provider that a part of any job has."""
+        p = batch_parts.c
+        query = sa.select(p.batch_id).where((p.provider == provider) & p.batch_id.is_not(None))
+        with self._engine.reading() as connection:
+            return frozenset(connection.scalars(query))
+
     def durations_s(self, provider: str) -> list[float]:
         """Seconds that a provider's latest batches took; those that expired count too."""
         p = batch_parts.c

@@ -13,6 +13,7 @@ from router.ledger_statements import upsert_attempts, upsert_requests
 from router.ledger_tables import batch_jobs, batch_rows, requests
 
 _IDS_AT_A_TIME = 500
+COST_LIMIT = "cost-limit"
 _ENDED = ("state", "reason", "answer", "part", "batched", "not_before_us", "attempts")
 _END_ROW = (
     batch_rows.update()
@@ -69,15 +70,24 @@ class RowStore:
                 return
             last = found[-1]["row"]
 
-    def due_calls(self, job_id: str, limit: int) -> list[Any]:
-        """Rows to be called now, those that were being called when a process died first."""
+    def due_calls(self, job_id: str, limit: int) -> list[int]:
+        """Numbers of rows to be called now, in order of their prefixes.
+
+        All that wait are put in order for it, so it is asked for thousands at a time.
+        """
         b = batch_rows.c
         waiting = (b.state == "waiting") & ~b.batched & (b.not_before_us <= self._store.now_us())
-        query = sa.select(batch_rows).where((b.job_id == job_id) & waiting)
+        query = sa.select(b.row).where((b.job_id == job_id) & waiting)
         with self._engine.reading() as connection:
-            return list(
-                connection.execute(query.order_by(b.order_key, b.row).limit(limit)).mappings()
-            )
+            return list(connection.scalars(query.order_by(b.order_key, b.row).limit(limit)))
+
+    def waiting(self, job_id: str, numbers: Sequence[int]) -> list[Any]:
+        """Rows that wait, in order of their prefixes."""
+        b = batch_rows.c
+        chosen = (b.job_id == job_id) & b.row.in_(numbers) & (b.state == "waiting")
+        query = sa.select(batch_rows).where(chosen).order_by(b.order_key, b.row)
+        with self._engine.reading() as connection:
+            return list(connection.execute(query).mappings())
 
     def lost_calls(self, job_id: str, limit: int) -> list[Any]:
         """Rows whose call was under way when a process died."""
@@ -162,6 +172,12 @@ class RowStore:
                 batch_rows.update().where(chosen).values(state="failed", reason=reason)
             )
 
+    def any_short_of_money(self, job_id: str) -> bool:
+        """Whether rows ended since there was no money left, and can still go on."""
+        query = sa.select(batch_rows.c.row).where(_short_of_money(job_id)).limit(1)
+        with self._engine.reading() as connection:
+            return connection.execute(query).first() is not None
+
     def forget(self, job_id: str) -> None:
         """Erase prompts, decisions and answers of a job."""
         with self._store.held(job_id, "forget") as connection:
@@ -197,3 +213,25 @@ def finish_requests(connection: sa.Connection, rows: Any) -> None:
         .where(~r.done & r.request_id.in_(tried))
         .values(done=True, revision=r.revision + revision_after(0, done=True))
     )
+
+
+def reopen(connection: sa.Connection, job_id: str) -> int:
+    """Rows that ended since there was no money left wait again; how many there were."""
+    r, chosen = requests.c, _short_of_money(job_id)
+    tried = sa.select(batch_rows.c.ledger_id).where(chosen & (batch_rows.c.attempts > 0))
+    connection.execute(
+        requests.update()
+        .where(r.done & r.request_id.in_(tried))
+        .values(done=False, revision=r.revision - revision_after(0, done=True))
+    )
+    changed = connection.execute(
+        batch_rows.update().where(chosen).values(state="waiting", reason=None)
+    )
+    return changed.rowcount
+
+
+def _short_of_money(job_id: str) -> Any:
+    b = batch_rows.c
+    # Of those that were forgotten nothing is left to ask.
+    has_prompt = b.prompt.is_not(None)
+    return (b.job_id == job_id) & (b.state == "failed") & (b.reason == COST_LIMIT) & has_prompt

@@ -106,6 +106,22 @@ class BatchStore:
         with self.held(job_id, name) as connection:
             set_job(connection, job_id, state=state)
 
+    def set_limits(self, job_id: str, limits: Mapping[str, Any]) -> Job:
+        """Change limits of a job, under its lease; rows that had none left wait again if raised."""
+        from router.ledger_batch_rows import reopen
+
+        job = self.job(job_id)
+        new, old = limits["max_cost_usd"], job.settings["max_cost_usd"]
+        if any(job.settings[name] != value for name, value in limits.items()):
+            with self.held(job_id, "set limits") as connection:
+                settings = json.dumps({**job.settings, **limits}, allow_nan=False)
+                set_job(connection, job_id, settings=settings)
+                if old is not None and (new is None or new > old):
+                    n = reopen(connection, job_id)
+                    if n and job.state == "done":
+                        set_job(connection, job_id, state="open")
+        return self.job(job_id)
+
     def ask_to_cancel(self, job_id: str) -> None:
         """Note that a job is to end, whoever works on it."""
         c = batch_jobs.c

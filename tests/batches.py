@@ -112,6 +112,7 @@ class Batches(OneByOne):
         twice: Every result is given twice.
         submit_fails: One a hand-in: an error, and whether the batch was taken in all the same.
         results_fail: One a reading: an error in the middle of the results.
+        ended_at: When batches ended, as the provider says.
     """
 
     def __init__(self, folder: Path, trace: Trace = no_trace, id: str = "fake") -> None:
@@ -126,6 +127,7 @@ class Batches(OneByOne):
         self.results_fail: list[ProviderError] = []
         self.status_fails: list[ProviderError] = []
         self.listed = True
+        self.ended_at: datetime | None = None
         self.n_looks: Counter[str] = Counter()
         self.finds: list[str] = []
 
@@ -148,7 +150,14 @@ class Batches(OneByOne):
             raise fails
         return batch_id
 
-    def find_batch(self, key: str, custom_ids: Collection[str], *, since: datetime) -> str | None:
+    def find_batch(
+        self,
+        key: str,
+        custom_ids: Collection[str],
+        *,
+        since: datetime,
+        known: Collection[str] = (),
+    ) -> str | None:
         self.finds.append(key)
         if not self.listed:
             return None
@@ -168,7 +177,8 @@ class Batches(OneByOne):
             return BatchStatus("running", len(batch["items"]), self.n_looks[batch_id])
         state: Any = "cancelled" if batch["cancelled"] else self._state(batch_id)
         self.trace("after status")
-        return BatchStatus(state, len(batch["items"]), len(batch["items"]))
+        n = len(batch["items"])
+        return BatchStatus(state, n, n, ended_at=self.ended_at)
 
     def batch_results(self, batch_id: str) -> Iterator[BatchResult]:
         batch = self.batches()[batch_id]

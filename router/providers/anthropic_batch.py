@@ -37,7 +37,7 @@ from router.providers.failures import UnreadableError
 from router.providers.sdk import DEFAULT_TIMEOUT_S
 
 # The API allows 256 MB, and does not say of what size; the rest is room.
-LIMITS = BatchLimits(max_items=100_000, max_bytes=240_000_000)
+LIMITS = BatchLimits(max_items=100_000, max_bytes=240_000_000, keeps_keys=False)
 _PAGE_SIZE = 100
 _RUNNING = ("in_progress", "canceling")
 # When to look again where several running batches may be ours.
@@ -70,16 +70,22 @@ class AnthropicBatches(BatchCalls):
 
         return self._batch_call(create, may_cost=True)
 
-    def find_batch(self, key: str, custom_ids: Collection[str], *, since: datetime) -> str | None:
+    def find_batch(
+        self,
+        key: str,
+        custom_ids: Collection[str],
+        *,
+        since: datetime,
+        known: Collection[str] = (),
+    ) -> str | None:
         """The id of a batch made since then that is ours, or may be; None where there is none.
 
         Raises:
             ProviderError: whatever went wrong; "outage" where several that run may be ours, which
                 is settled when they end.
         """
-        candidates = self._batch_call(
-            lambda client: list(_made_since(client, since, len(custom_ids)))
-        )
+        found = self._batch_call(lambda client: list(_made_since(client, since, len(custom_ids))))
+        candidates = [batch for batch in found if _id(batch) not in known]
         running = [batch for batch in candidates if batch.processing_status in _RUNNING]
         for batch in candidates:
             if batch not in running and self._first_custom_id(batch) in custom_ids:
@@ -113,6 +119,7 @@ class AnthropicBatches(BatchCalls):
                 n_items=_n_requests(batch),
                 n_done=counts.succeeded,
                 n_failed=counts.errored + counts.canceled + counts.expired,
+                ended_at=None if state == "running" else batch.ended_at,
             )
 
         return self._batch_call(status)

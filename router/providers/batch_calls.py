@@ -256,3 +256,8 @@ def all_before(times: Sequence[float], since: datetime, skew_s: float = CLOCK_SK
     earliest = since.timestamp() - skew_s
     newest_first = len(times) > 1 and all(a >= b for a, b in pairwise(times))
     return newest_first and times[0] > times[-1] and times[0] < earliest
+
+
+def is_since(created: float, since: datetime) -> bool:
+    """Whether a batch may have been made since then, as far as clocks agree."""
+    return created >= since.timestamp() - CLOCK_SKEW_S

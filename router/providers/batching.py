@@ -30,21 +30,30 @@ class BatchItem:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What one batch may hold, and within what time it is answered."""
+    """What one batch may hold, and within what time it is answered.
+
+    ``keeps_keys`` False: the provider keeps no names of ours, so that a batch that was looked for
+    may turn out to be somebody else's.
+    """
 
     max_items: int
     max_bytes: int
     turnaround_s: float = 86_400.0
+    keeps_keys: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class BatchStatus:
-    """Where a batch stands. Also a cancelled or expired one may have results."""
+    """Where a batch stands. Also a cancelled or expired one may have results.
+
+    ``ended_at`` is when it became final, by the provider's clock; None where it does not say.
+    """
 
     state: BatchState
     n_items: int | None = None
     n_done: int = 0
     n_failed: int = 0
+    ended_at: datetime | None = None
 
     @property
     def is_final(self) -> bool:
@@ -76,11 +85,18 @@ class BatchProvider(Protocol):
         """Hand a batch in; returns the provider's id of it."""
         ...
 
-    def find_batch(self, key: str, custom_ids: Collection[str], *, since: datetime) -> str | None:
+    def find_batch(
+        self,
+        key: str,
+        custom_ids: Collection[str],
+        *,
+        since: datetime,
+        known: Collection[str] = (),
+    ) -> str | None:
         """The provider's id of a batch that was handed in with this key, None where there is none.
 
         ``since`` is a moment before the hand-in. A provider that keeps no names of ours compares
-        what it tells of its batches with ``custom_ids``.
+        what it tells of its batches with ``custom_ids``. ``known`` are batches that are others.
         """
         ...
 

@@ -24,6 +24,7 @@ from router.providers.batch_calls import (
     BatchCalls,
     all_before,
     batch_body,
+    is_since,
     json_line,
     unsendable,
 )
@@ -38,8 +39,8 @@ from router.providers.failures import UnreadableError
 from router.providers.sdk import DEFAULT_TIMEOUT_S
 
 # The API allows 2 GB, and limits the tokens that wait rather than the prompts. A batch is built in
-# memory, and as large as the other providers' is large enough. Google aims at a day, and lets a batch
-# expire after two.
+# memory, and as large as the other providers' is large enough. Google aims at a day, and lets a
+# batch expire after two.
 LIMITS = BatchLimits(max_items=50_000, max_bytes=190_000_000)
 _PAGE_SIZE = 100
 # An uploaded file is kept for two days. One that goes while the batch waits is of no use.
@@ -95,14 +96,26 @@ class GoogleBatches(BatchCalls):
 
         return self._batch_call(create, may_cost=True)
 
-    def find_batch(self, key: str, custom_ids: Collection[str], *, since: datetime) -> str | None:
+    def find_batch(
+        self,
+        key: str,
+        custom_ids: Collection[str],
+        *,
+        since: datetime,
+        known: Collection[str] = (),
+    ) -> str | None:
         """The id of a batch with this key, the newest of several; None where there is none."""
 
         def find(client: Any) -> str | None:
             pager = client.batches.list(config={"page_size": _PAGE_SIZE, **_limited()})
             for page in _pages(pager):
                 for job in page:
-                    if job.display_name == key:
+                    # A key may be an older batch's too, as of a ledger that is there no more.
+                    if (
+                        job.display_name == key
+                        and is_since(_moment(job.create_time), since)
+                        and _name(job) not in known
+                    ):
                         return _name(job)
                 if all_before([_moment(job.create_time) for job in page], since):
                     break
@@ -112,7 +125,13 @@ class GoogleBatches(BatchCalls):
 
     def batch_status(self, batch_id: str) -> BatchStatus:
         """Where it stands; the SDK does not say how many prompts it has."""
-        return self._batch_call(lambda client: BatchStatus(_state(_job(client, batch_id))))
+
+        def status(client: Any) -> BatchStatus:
+            job = _job(client, batch_id)
+            state = _state(job)
+            return BatchStatus(state, ended_at=None if state == "running" else job.end_time)
+
+        return self._batch_call(status)
 
     def batch_results(self, batch_id: str) -> Iterator[BatchResult]:
         """What has come, in any order; nothing while the batch runs.

@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from router.providers.base import Answer
-from router.providers.batch_calls import BatchCalls, all_before, batch_body, json_line
+from router.providers.batch_calls import BatchCalls, all_before, batch_body, is_since, json_line
 from router.providers.batching import (
     BatchItem,
     BatchLimits,
@@ -67,7 +67,14 @@ class OpenAIBatches(BatchCalls):
 
         return self._batch_call(create, may_cost=True)
 
-    def find_batch(self, key: str, custom_ids: Collection[str], *, since: datetime) -> str | None:
+    def find_batch(
+        self,
+        key: str,
+        custom_ids: Collection[str],
+        *,
+        since: datetime,
+        known: Collection[str] = (),
+    ) -> str | None:
         """The id of the newest batch with this key, None where there is none."""
 
         def find(client: Any) -> str | None:
@@ -75,7 +82,9 @@ class OpenAIBatches(BatchCalls):
             for page in pages:
                 batches = page.data or []
                 for batch in batches:
-                    if (batch.metadata or {}).get(KEY_NAME) == key:
+                    # A key may be an older batch's too, as of a ledger that is there no more.
+                    is_ours = (batch.metadata or {}).get(KEY_NAME) == key
+                    if is_ours and is_since(batch.created_at, since) and _id(batch) not in known:
                         return _id(batch)
                 if all_before([batch.created_at for batch in batches], since):
                     break
@@ -97,6 +106,7 @@ class OpenAIBatches(BatchCalls):
                 n_items=(counts.total if counts is not None else None) or None,
                 n_done=counts.completed if counts is not None else 0,
                 n_failed=counts.failed if counts is not None else 0,
+                ended_at=_ended_at(batch),
             )
 
         return self._batch_call(status)
@@ -182,6 +192,11 @@ class OpenAIBatches(BatchCalls):
 
 def _file_name(key: str) -> str:
     return f"{key}.jsonl"
+
+
+def _ended_at(batch: Any) -> datetime | None:
+    at = getattr(batch, f"{batch.status}_at", None) if _STATES[batch.status] != "running" else None
+    return datetime.fromtimestamp(at, UTC) if isinstance(at, int | float) else None
 
 
 def _id(made: Any) -> str:

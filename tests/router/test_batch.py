@@ -8,7 +8,8 @@ import re
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from router.batch_channels import batch_time_s
 from router.batch_report import JobStatus, RowResult
 from router.errors import InputError, LedgerError
 from router.ledger import Ledger
+from router.ledger_batch_rows import RowStore
 from router.ledger_report import report
 from router.providers.base import Answer, Prompt
 from router.providers.batching import BatchItem, BatchLimits, BatchResult, BatchStatus
@@ -260,7 +262,7 @@ def test_a_batch_that_is_somebody_elses_is_given_up_and_ours_is_handed_in(lite: 
     jobs = lite.jobs()
     job = jobs.submit(queries(3), tier="small", deadline_s=WEEK_S)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provider, "find_batch", lambda key, custom_ids, *, since: other)
+        patch.setattr(provider, "find_batch", lambda key, custom_ids, **_: other)
         found = jobs.resume(job.job_id)
         assert found.batches == {"handing-in": 1} and found.rows == {"parted": 3}
     lite.clock.sleep(100)
@@ -277,12 +279,73 @@ def test_the_batch_of_another_part_is_not_taken_for_this_ones(lite: Setting) -> 
     job = jobs.submit(queries(4), tier="small", deadline_s=WEEK_S)
     assert job.batches == {"handing-in": 2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provider, "find_batch", lambda key, custom_ids, *, since: "batch_1")
+        patch.setattr(provider, "find_batch", lambda key, custom_ids, **_: "batch_1")
         lite.clock.sleep(100)
         assert jobs.resume(job.job_id).batches == {"running": 2}
     assert len(provider.batches()) == 2
     assert jobs.resume(job.job_id, wait=True).rows == {"answered": 4}
     assert set(provider.handed_in.values()) == {1}
+
+
+class Nameless(Batches):
+    """Keeps no names of ours, as Anthropic: what runs and is as large is taken for ours."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.batch_limits = BatchLimits(100, 10**6, keeps_keys=False)
+
+    def find_batch(
+        self, key: str, custom_ids: Any, *, since: Any, known: Collection[str] = ()
+    ) -> str | None:
+        running = [
+            name
+            for name, batch in self.batches().items()
+            if len(batch["items"]) == len(custom_ids)
+            and name not in known
+            and self.n_looks[name] <= self.looks
+        ]
+        return running[0] if len(running) == 1 else None
+
+
+def test_the_batch_of_another_job_is_neither_taken_nor_cancelled(lite: Setting) -> None:
+    lite.provider = Nameless(lite.folder / "provider")
+    lite.provider.looks = 5
+    jobs = lite.jobs(settle_s=0.0)
+    lite.provider.submit_fails = [(failure("outage"), False)]
+    lost = jobs.submit(queries(2), tier="small", deadline_s=WEEK_S, name="lost")
+    other = jobs.submit(queries(2), tier="small", deadline_s=WEEK_S, name="other")
+    assert jobs.cancel(lost.job_id).reasons == {"cancelled": 2}
+    assert jobs.resume(other.job_id, wait=True).rows == {"answered": 2}
+
+
+def test_a_batch_taken_by_its_size_alone_is_not_cancelled(lite: Setting) -> None:
+    lite.provider = Nameless(lite.folder / "provider")
+    lite.provider.looks = 3
+    others = [
+        BatchItem(f"other-{i}", Prompt(({"role": "user", "content": "x"},))) for i in range(2)
+    ]
+    other = lite.provider.submit_batch("s-1", others, key="other")
+    jobs = lite.jobs(settle_s=0.0)
+    lite.provider.submit_fails = [(failure("outage"), False)]
+    job = jobs.submit(queries(2), tier="small", deadline_s=WEEK_S)
+    assert jobs.resume(job.job_id).batches == {"running": 1}
+    found = jobs.cancel(job.job_id)
+    assert found.state == "cancelling" and "is not cancelled" in found.troubles[0]
+    assert jobs.resume(job.job_id, wait=True).reasons == {"cancelled": 2}
+    assert not lite.provider.batches()[other]["cancelled"]
+
+
+def test_a_batch_that_the_provider_does_not_know_any_more_is_an_end(lite: Setting) -> None:
+    jobs = lite.jobs()
+    job = jobs.submit(queries(2), tier="small", deadline_s=WEEK_S)
+    lite.provider.status_fails = [failure("refused")]
+    assert jobs.resume(job.job_id).batches == {"running": 1}
+    lite.provider.status_fails = [failure("refused")] * 20
+    lite.provider.results_fail = [failure("refused")]
+    lite.clock.sleep(10)
+    assert jobs.resume(job.job_id).batches == {"running": 1}
+    done = jobs.resume(job.job_id, wait=True)
+    assert done.is_done and done.reasons["results-gone"] >= 1
 
 
 def test_results_that_are_gone_are_not_paid_for_again(lite: Setting) -> None:
@@ -337,6 +400,25 @@ def test_a_provider_without_batches_is_asked_one_by_one(setting: Setting) -> Non
     assert setting.attempts("r3") == [("routed", "answered", False, 2 * COST)]
 
 
+def test_many_calls_put_what_waits_in_order_a_few_times(
+    lite: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.batch_calls._KEYS_AT_A_TIME", 10)
+    asked: list[int] = []
+    due_calls = RowStore.due_calls
+
+    def counted(store: RowStore, job_id: str, limit: int) -> list[int]:
+        asked.append(limit)
+        return due_calls(store, job_id, limit)
+
+    monkeypatch.setattr(RowStore, "due_calls", counted)
+    jobs = lite.jobs(SINGLE)
+    job = jobs.submit(queries(25), tier="one")
+    assert jobs.resume(job.job_id).rows == {"answered": 25}
+    assert asked == [10] * 4
+    assert set(lite.single.called.values()) == {1}
+
+
 def test_price_and_time_decide_between_batch_and_one_by_one(lite: Setting) -> None:
     dear = {**PRICES, **{name: 3 * price for name, price in BATCH_PRICES.items()}}
     none = Tier("none", "fake", "m-3", **PRICES)
@@ -362,8 +444,9 @@ def test_price_and_time_decide_between_batch_and_one_by_one(lite: Setting) -> No
 def test_how_long_batches_have_been_taking_is_learned(lite: Setting) -> None:
     for number in range(5):
         jobs = lite.jobs()
-        job = jobs.submit(queries(1), tier="small", name=str(number))
-        lite.clock.sleep(600)
+        job = jobs.submit(queries(1), tier="small", name=str(number), deadline_s=WEEK_S)
+        lite.provider.ended_at = lite.clock.at + timedelta(seconds=600)
+        lite.clock.sleep(90_000)  # what counts is when it ended, not when somebody looked
         assert jobs.resume(job.job_id).is_done
     quick = lite.jobs().submit(queries(1), tier="small", name="quick", deadline_s=700)
     assert quick.ways == {"small": {"batch": 1}}
@@ -371,6 +454,19 @@ def test_how_long_batches_have_been_taking_is_learned(lite: Setting) -> None:
     assert late.ways == {"small": {"one by one": 1}}
     assert batch_time_s([1.0, 2.0, 3.0, 4.0], 9.0) == 9.0
     assert batch_time_s([float(i) for i in range(100, 0, -1)], 9.0) == 90.0
+
+
+def test_how_long_a_batch_took_that_nobody_watched_is_not_known(lite: Setting) -> None:
+    for number in range(10):
+        jobs = lite.jobs()
+        job = jobs.submit(queries(1), tier="small", name=str(number), deadline_s=WEEK_S)
+        lite.clock.sleep(90_000 if number < 5 else 50)
+        assert jobs.resume(job.job_id).is_done
+        if number == 4:
+            day = lite.jobs().submit(queries(1), tier="small", name="day", deadline_s=86_400)
+            assert day.ways == {"small": {"batch": 1}}
+    quick = lite.jobs().submit(queries(1), tier="small", name="quick", deadline_s=60)
+    assert quick.ways == {"small": {"batch": 1}}
 
 
 def test_a_limit_on_cost_stops_new_hand_ins(setting: Setting) -> None:
@@ -398,6 +494,43 @@ def test_a_limit_on_cost_holds_for_calls_too(lite: Setting) -> None:
     done = jobs.resume(job.job_id, wait=True)
     assert done.reasons == {"cost-limit": 6 - lite.single.called.total()}
     assert 1 <= lite.single.called.total() <= 4
+
+
+def test_a_limit_that_is_raised_lets_the_rest_go_on(setting: Setting) -> None:
+    rows = [{**row, "max_output_tokens": 100} for row in queries(6)]
+    setting.provider.rows = {"q0": [failure("outage")]}
+    status, _ = setting.run(rows, max_cost_usd=0.0009)
+    n_short = status.reasons["cost-limit"]
+    assert n_short >= 1
+    again = setting.jobs().submit(rows, tier="small", deadline_s=WEEK_S, max_cost_usd=0.0009)
+    assert again == status
+    status, found = setting.run(rows, max_cost_usd=1.0, max_attempts=2)
+    assert status.rows == {"answered": 6} and {row.status for row in found} == {"answered"}
+    assert len(setting.attempts("r0")) == 2
+    assert setting.provider.handed_in == Counter(q0=2, q1=1, q2=1, q3=1, q4=1, q5=1)
+
+
+def test_limits_of_a_job_under_way_can_be_changed(lite: Setting) -> None:
+    lite.provider.submit_fails = [(failure("rate-limit"), False)]
+    jobs = lite.jobs()
+    jobs.submit(queries(4), tier="small", deadline_s=WEEK_S)
+    lite.provider.rows = {"q0": [failure("outage")] * 3}
+    status, rows = lite.run(queries(4), max_attempts=1)
+    assert status.reasons == {"outage": 1} and rows[0].attempts == 1
+
+
+def test_a_limit_on_cost_needs_a_price(lite: Setting) -> None:
+    jobs = lite.jobs(TierSet([Tier("x", "single", "nobody-knows")]))
+    with pytest.raises(InputError, match="expected a known price of tier x"):
+        jobs.submit(queries(1), tier="x", max_cost_usd=1.0)
+    assert jobs.jobs() == []
+
+
+def test_a_job_whose_provider_cannot_be_made_is_none(lite: Setting) -> None:
+    jobs = lite.jobs(TierSet([Tier("x", "nobody", "m", **PRICES)]))
+    with pytest.raises(InputError, match="expected a provider among"):
+        jobs.submit(queries(1), tier="x")
+    assert jobs.jobs() == []
 
 
 def test_cancel_ends_what_is_nowhere_yet_and_keeps_what_was_answered(setting: Setting) -> None:

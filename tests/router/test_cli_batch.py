@@ -179,7 +179,7 @@ def test_cancel_tells_who_else_is_at_work(
 
 def test_help_teaches_by_an_example(cps: Run) -> None:
     done = cps("batch", "submit", "--help")
-    assert "cps-router batch submit prompts.jsonl --artifact default --deadline 24h" in done.out
+    assert "cps-router batch submit prompts.jsonl --artifact my-router --deadline 24h" in done.out
     assert "cps-router batch resume JOB --wait" in cps("batch", "resume", "--help").out
 
 

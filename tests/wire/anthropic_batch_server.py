@@ -103,6 +103,9 @@ class AnthropicBatchServer(BatchControls, AnthropicServer):
             "processing_status": state,
             "request_counts": counts,
             "created_at": datetime.fromtimestamp(batch.created_at, UTC).isoformat(),
+            "ended_at": (
+                datetime.fromtimestamp(batch.ended_at, UTC).isoformat() if has_ended else None
+            ),
             "expires_at": datetime.fromtimestamp(batch.created_at + 86_400, UTC).isoformat(),
             "results_url": f"{self.url}{_PATH}/{batch.id}/results" if has_results else None,
         }

@@ -44,6 +44,7 @@ class Batch:
     requests: dict[str, Any]  # custom id -> the body of its request
     created_at: float
     end: End | None = None  # None while it runs
+    ended_at: float = 0.0
     is_cancelling: bool = False
     # Wire states that the next calls for its status see instead of the true one.
     shown: deque[str] = field(default_factory=deque)
@@ -182,7 +183,7 @@ class BatchControls(FakeServer):
         garbage: Collection[bytes] = (),
         reverse: bool = False,
     ) -> None:
-        batch.end = end
+        batch.end, batch.ended_at = end, self.now()
         if answered is None:
             answered = () if end == "failed" else set(batch.requests)
         failed = failed or {}

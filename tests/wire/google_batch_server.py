@@ -160,6 +160,8 @@ class GoogleBatchServer(BatchControls, GoogleServer):
             "model": batch.model,
         }
         is_final = state in (*_STATES.values(), "PARTIALLY_SUCCEEDED")
+        if is_final:
+            metadata["endTime"] = _time(batch.ended_at)
         if is_final and batch.answers:
             metadata["output"] = {"responsesFile": batch.id.replace("batches/", "files/results-")}
         return {"name": batch.id, "metadata": metadata, "done": is_final}

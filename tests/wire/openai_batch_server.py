@@ -140,6 +140,7 @@ class OpenAIBatchServer(BatchControls, OpenAIServer):
             "completion_window": "24h",
             "status": state,
             "created_at": int(batch.created_at),
+            f"{state}_at": int(batch.ended_at),
             "metadata": {"cps_router_key": batch.key} if batch.key else None,
             "request_counts": {
                 "total": len(batch.requests),

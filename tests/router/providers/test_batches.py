@@ -9,6 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,8 @@ def test_the_ways_to_end(
     server.finish(batch_id, end, answered={"c1", "c3"})
     status = provider.batch_status(batch_id)
     assert status.state == end and status.is_final
+    assert status.ended_at is not None
+    assert abs(status.ended_at - now()) < timedelta(seconds=60)
     found = kinds(provider.batch_results(batch_id))
     if end == "failed" or (end == "expired" and not batch_setup.keeps_expired):
         assert found == {}
@@ -334,6 +337,20 @@ def test_it_is_found_on_whatever_page_it_is(
     if has_ended:
         running.finish()
     assert provider.find_batch("job-1", ["c0", "c1"], since=since) == mine
+
+
+def test_an_older_batch_of_the_same_key_is_not_taken(
+    server: BatchControls, provider: Any, model: str
+) -> None:
+    old = provider.submit_batch(model, items(), key="job-1")
+    server.batches[old].created_at -= 9000
+    server.cut("create")
+    since = now()
+    refused(lambda: provider.submit_batch(model, items(), key="job-1"))
+    new = next(reversed(server.batches))
+    find = partial(provider.find_batch, "job-1", ids(items()), since=since)
+    assert find() == new
+    assert find(known={new}) is None
 
 
 def test_a_clock_that_is_wrong_loses_nothing(
