@@ -130,7 +130,7 @@ def _timed(write: Callable[[list[Record]], None], work: list[list[Record]]) -> f
 
 
 def _report_s(place: str, n: int) -> float:
-    from router.ledger_report import report
+    from router.ledger.report import report
 
     with Ledger(place, busy_timeout_s=60) as ledger:
         for start in range(0, n, 5000):

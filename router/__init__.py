@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from router.batch import BatchJobs
     from router.cache_state import CacheState
     from router.client import RoutedClient
+    from router.client.reply import AsyncReplyStream, Reply, ReplyStream
     from router.cps import CpsTracker, cost_per_success
     from router.decision import Decision
     from router.errors import (
@@ -39,7 +40,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from router.ledger import Ledger
     from router.outcomes import Outcome
     from router.prices import PriceBook
-    from router.reply import AsyncReplyStream, Reply, ReplyStream
     from router.routing import Router
     from router.tiers import Tier, TierSet
     from router.usage import Usage
@@ -109,7 +109,7 @@ _NAMES_BY_MODULE = {
     "ledger": ("Ledger",),
     "outcomes": ("Outcome",),
     "prices": ("PriceBook",),
-    "reply": ("AsyncReplyStream", "Reply", "ReplyStream"),
+    "client.reply": ("AsyncReplyStream", "Reply", "ReplyStream"),
     "routing": ("Router",),
     "tiers": ("Tier", "TierSet"),
     "usage": ("Usage",),

@@ -14,11 +14,11 @@ import typer
 
 from router.cli_parts import JsonFlag, emit, print_json, warn
 from router.errors import InputError
-from router.ledger_place import DEFAULT_LEDGER, LEDGER_VARIABLE
+from router.ledger.place import DEFAULT_LEDGER, LEDGER_VARIABLE
 
 if TYPE_CHECKING:
     from router.batch import BatchJobs
-    from router.batch_report import JobStatus
+    from router.batch.report import JobStatus
 
 batch_app = typer.Typer(
     help="Prompts that can wait: half the price, routed, durable, never paid twice.",

@@ -14,7 +14,7 @@ import typer
 
 from router.cli_parts import JsonFlag, emit, print_json, warn
 from router.errors import InputError, LedgerError, OutcomeError
-from router.ledger_place import DEFAULT_LEDGER, LEDGER_VARIABLE
+from router.ledger.place import DEFAULT_LEDGER, LEDGER_VARIABLE
 from router.since import parse_since
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ def report(
     """
     moment = _moment(since)
     with _opened(ledger) as opened, _patience() as say:
-        from router.ledger_report import report as add_up
+        from router.ledger.report import report as add_up
 
         names = [name.strip() for name in by.split(",") if name.strip()]
         found = add_up(opened, since=moment, by=names, confidence=confidence, on_progress=say)
     if as_json:
         print_json(found.to_dict())
     else:
-        from router.ledger_text import report_text
+        from router.ledger.text import report_text
 
         emit(report_text(found))
 
@@ -99,7 +99,7 @@ def export(
     """
     moment = _moment(since)
     with _opened(ledger) as opened, _patience() as say:
-        from router.ledger_export import Export
+        from router.ledger.export import Export
 
         rows = Export(opened, since=moment, accepted_is_success=accepted_is_success)
         if out == "-":
@@ -226,7 +226,7 @@ def reprice(
     book = PriceBook(prices)
     tier_set = None if tiers is None else TierSet.from_toml(tiers)
     with _opened(ledger) as opened, _patience() as say:
-        from router.ledger_reprice import reprice as fill_in
+        from router.ledger.reprice import reprice as fill_in
 
         say("pricing what has no cost")
         found = fill_in(opened, book, tier_set)
@@ -250,7 +250,7 @@ def replay(
 
     The file stays as it is, and may be taken in again: delete it when you like.
     """
-    from router.spill import replay_spill
+    from router.client.spill import replay_spill
 
     with _opened(ledger) as opened, _patience() as say:
         say(f"replaying {spill.name}")

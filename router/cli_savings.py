@@ -10,9 +10,9 @@ import typer
 from router.errors import InputError, PriceError
 
 if TYPE_CHECKING:
+    from router.calculator.workload import Share
     from router.prices import PriceBook
     from router.tiers import Tier
-    from router.workload import Share
 
 _PRICE_FORM = "MODEL=IN/OUT[/CACHED[/WRITE]]"
 
@@ -108,9 +108,9 @@ def savings(
 ) -> None:
     """Say what caching, routing and batch would save, from volume, tokens and prices alone."""
     from router.calculator import dearest, estimate
-    from router.calculator_text import as_object, in_words
+    from router.calculator.text import as_object, in_words
+    from router.calculator.workload import Share, Workload
     from router.prices import PriceBook
-    from router.workload import Share, Workload
 
     if not tier and baseline is None:
         raise InputError(

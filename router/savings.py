@@ -22,7 +22,7 @@ counts as if it had answered at once. Where another tier stood in for one that f
 what the tier that answered was cheaper, or lost what it was dearer: what the one that was decided
 on would have cost is not known, since it never answered.
 
-Nothing here reads a ledger; ``router.ledger_report`` adds the sums up.
+Nothing here reads a ledger; ``router.ledger.report`` adds the sums up.
 """
 
 from __future__ import annotations

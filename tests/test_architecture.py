@@ -238,7 +238,7 @@ def only_declared_dependencies(sources: Sources, project: dict[str, object]) -> 
             extras = ["encoder", *CLIENT_EXTRAS, "ledger", "postgres"] if found.is_lazy else []
             if module.startswith("router.ledger"):
                 extras.append("ledger")  # only loaded by those who keep one
-            if module == "router.ledger_postgres":
+            if module == "router.ledger.postgres":
                 extras.append("postgres")  # and that one by those who keep it there
         known = {"router", "training", *sys.stdlib_module_names, *declared(project, *extras)}
         if found.top not in known:
@@ -369,7 +369,7 @@ def test_an_undeclared_dependency_is_found(project: dict[str, object]) -> None:
     assert complaints("router.client", "import sqlalchemy") == [
         "router.client:1 imports sqlalchemy"
     ]
-    assert complaints("router.ledger_tables", "import sqlalchemy") == []
+    assert complaints("router.ledger.tables", "import sqlalchemy") == []
     assert complaints("router.policy", "import sklearn") == ["router.policy:1 imports sklearn"]
     assert complaints("router.policy", "import torch") == ["router.policy:1 imports torch"]
     assert complaints("training.fit", "import sklearn, numpy\nimport json, router.cps") == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import client
-from router.reply import Reply
+from router.client.reply import Reply
 
 
 def test_every_way_is_measured_against_the_bare_call() -> None:

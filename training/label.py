@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from router.client.retrying import Retrying
 from router.errors import InputError
 from router.prices import PriceBook
 from router.providers.base import Provider
-from router.retrying import Retrying
 from router.tiers import Tier, TierSet
 from training.label_checks import Check
 from training.label_input import LabelQuery, Pool

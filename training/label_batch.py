@@ -34,7 +34,7 @@ from training.label_run import (
 
 if TYPE_CHECKING:
     from router.batch import BatchJobs
-    from router.batch_report import RowResult
+    from router.batch.report import RowResult
 
 DEADLINE_S = 86_400.0
 _SENT = ("messages", "tools", "max_output_tokens", "temperature", "task")
@@ -219,7 +219,7 @@ class InBatches:
 
 
 def _row(query: LabelQuery) -> dict[str, Any]:
-    """As `router.batch_input` reads it, by the name under which its answer is found."""
+    """As `router.batch.input` reads it, by the name under which its answer is found."""
     fields = json.loads(query.stored)
     kept = {name: fields[name] for name in _SENT if fields.get(name) is not None}
     if fields.get("query") is not None:

@@ -1,6 +1,6 @@
 """Queries to label: out of a file of JSON lines, or of the ledger; bad rows are counted by reason.
 
-A row is as for a batch job (``router/batch_input.py``: ``query`` or ``messages``, and maybe
+A row is as for a batch job (``router/batch/input.py``: ``query`` or ``messages``, and maybe
 ``request_id``, ``max_output_tokens``, ``temperature``, ``tools``, ``task``), and may have what its
 answers are judged by: ``expected`` (a text), ``schema`` (a JSON schema), ``test`` (code that is
 run behind the answer's); and ``split``. Rows of one text are one query, asked once; how often it
@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.batch_input import InputRow, Reject, Rejects, prompt_of, read_rows
+from router.batch.input import InputRow, Reject, Rejects, prompt_of, read_rows
+from router.client.jobs import job_of
 from router.errors import InputError
-from router.jobs import job_of
 from router.outcomes import open_binary, unreadable
 from router.providers.base import Prompt
 from training.split import query_hash

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from router.cost_limit import check_limit, left_of
+from router.client.cost_limit import check_limit, left_of
 from router.errors import InputError
 from router.providers.base import Answer
 from router.usage import Usage

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from router.cost_limit import bound_of, input_tokens_at_most
+from router.client.cost_limit import bound_of, input_tokens_at_most
+from router.client.retrying import Retrying
 from router.errors import InputError, PriceError, ProviderError
 from router.prices import PriceBook
 from router.providers.base import Answer, Prompt, Provider
-from router.retrying import Retrying
 from router.tier_price import TierPrice
 from router.tiers import Tier, TierSet
 from training.label_input import LabelQuery

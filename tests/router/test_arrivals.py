@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.arrivals import hit_rate, hit_rate_of_gaps, hit_rate_of_share
+from router.calculator.arrivals import hit_rate, hit_rate_of_gaps, hit_rate_of_share
 from router.errors import InputError
 
 N_REQUESTS = 200_000

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from router.batch import BatchJobs
-from router.batch_channels import batch_time_s
-from router.batch_report import JobStatus, RowResult
+from router.batch.channels import batch_time_s
+from router.batch.report import JobStatus, RowResult
 from router.errors import InputError, LedgerError
 from router.ledger import Ledger
-from router.ledger_batch_rows import RowStore
-from router.ledger_report import report
+from router.ledger.batch_rows import RowStore
+from router.ledger.report import report
 from router.providers.base import Answer, Prompt
 from router.providers.batching import BatchItem, BatchLimits, BatchResult, BatchStatus
 from router.tiers import Tier, TierSet
@@ -403,7 +403,7 @@ def test_a_provider_without_batches_is_asked_one_by_one(setting: Setting) -> Non
 def test_many_calls_put_what_waits_in_order_a_few_times(
     lite: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.batch_calls._KEYS_AT_A_TIME", 10)
+    monkeypatch.setattr("router.batch.calls._KEYS_AT_A_TIME", 10)
     asked: list[int] = []
     due_calls = RowStore.due_calls
 
@@ -739,7 +739,7 @@ def test_rows_given_up_after_an_attempt_are_finished_in_the_ledger(lite: Setting
 def test_of_an_error_and_an_answer_far_apart_the_answer_counts(
     lite: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.batch_run._RESULTS_AT_A_TIME", 2)
+    monkeypatch.setattr("router.batch.run._RESULTS_AT_A_TIME", 2)
     given = lite.provider.batch_results
 
     def results(batch_id: str) -> Iterator[BatchResult]:

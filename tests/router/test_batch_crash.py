@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from router.batch import BatchJobs
-from router.batch_report import JobStatus
+from router.batch.report import JobStatus
 from router.errors import LedgerError
 from router.ledger import Ledger
-from router.ledger_report import report
+from router.ledger.report import report
 from router.providers.batching import BatchLimits
 from router.tiers import Tier, TierSet
 from tests.batches import COST, PRICES, TIERS, Batches, Clock, OneByOne, failure, write_rows
@@ -364,7 +364,7 @@ def test_a_step_that_takes_longer_than_the_lease_keeps_it(world: World) -> None:
 
 
 def test_a_lease_tells_whose_process_has_gone(tmp_path: Path) -> None:
-    from router.lease import Holder
+    from router.ledger.lease import Holder
 
     me = Holder.of_this_process()
     assert me.may_replace(me.name)
@@ -372,7 +372,7 @@ def test_a_lease_tells_whose_process_has_gone(tmp_path: Path) -> None:
     child = subprocess.run(
         [
             *(sys.executable, "-c"),
-            "from router.lease import Holder; print(Holder.of_this_process().name)",
+            "from router.ledger.lease import Holder; print(Holder.of_this_process().name)",
         ],
         capture_output=True,
         text=True,

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from router.batch import BatchJobs
-from router.batch_channels import Channel, channel_of
-from router.batch_input import InputRow, Reject, read_rows
-from router.batch_plan import RouterPlanner
+from router.batch.channels import Channel, channel_of
+from router.batch.input import InputRow, Reject, read_rows
+from router.batch.plan import RouterPlanner
 from router.errors import InputError, TiersError
 from router.ledger import Ledger
-from router.ledger_report import report
+from router.ledger.report import report
 from router.prices import PriceBook
 from router.providers.batching import BatchLimits
 from router.routing import Router

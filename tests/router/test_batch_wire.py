@@ -12,7 +12,7 @@ import pytest
 
 from router.batch import BatchJobs
 from router.ledger import Ledger
-from router.ledger_report import report
+from router.ledger.report import report
 from router.prices import PriceBook
 from router.providers.anthropic import AnthropicProvider
 from router.providers.base import Provider

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.breaker import Breaker, Permit
+from router.client.breaker import Breaker, Permit
 from router.errors import InputError
 
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.arrivals import hit_rate
 from router.calculator import dearest, estimate
-from router.calculator_text import as_object, in_words, notes
+from router.calculator.arrivals import hit_rate
+from router.calculator.text import as_object, in_words, notes
+from router.calculator.workload import Bill, Line, Share, Workload
 from router.errors import InputError, PriceError
 from router.prices import PriceBook
 from router.providers.caching import cache_policy
 from router.tiers import Tier
-from router.workload import Bill, Line, Share, Workload
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SONNET = Tier("sonnet", "anthropic", "claude-sonnet-4-6")

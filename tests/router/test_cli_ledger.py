@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from router import ledger_tables
+from router.client.spill import append_to_spill
 from router.ledger import Ledger
-from router.ledger_report import report
+from router.ledger import tables as ledger_tables
+from router.ledger.report import report
 from router.outcomes import read_jsonl
-from router.spill import append_to_spill
 from tests import postgres
 from tests.command_line import Done, Run, here
 from tests.ledgers import attempt, many, request
@@ -321,7 +321,7 @@ def test_a_long_report_says_what_it_does(
     cps: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.cli_ledger._SILENT_S", 0.0)
-    from router import ledger_report
+    from router.ledger import report as ledger_report
 
     real = ledger_report._added
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from router.choosing import Ask
 from router.client import Reply, RoutedClient
+from router.client.choosing import Ask
 from router.errors import InputError
 from router.exploration import Exploration
 from router.keyword import KeywordRouter
@@ -415,7 +415,7 @@ class TestLearned:
         reply = client.complete([{"role": "user", "content": query}], request_id="r", pin=other)
         kept = ledger.requests["r"]
         assert kept.baseline_tier == strongest
-        from router.choosing import LearnedChooser
+        from router.client.choosing import LearnedChooser
 
         expected = LearnedChooser(router).expected_output_tokens(query)
         usage = reply.attempts[0].usage

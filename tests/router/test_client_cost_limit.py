@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from router.artifact import default_artifact_folder
-from router.cost_limit import bound_of, input_tokens_at_most, left_of
+from router.client.cost_limit import bound_of, input_tokens_at_most, left_of
 from router.errors import CostLimitError, CpsRouterError, InputError, ProviderError
 from router.prices import PriceBook
 from router.providers.base import Answer, CacheMarks, Prompt

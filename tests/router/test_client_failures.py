@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from router import effects
-from router.breaker import Breaker
 from router.client import Reply, RoutedClient
+from router.client import effects as effects
+from router.client.breaker import Breaker
 from router.errors import FailureKind, InputError, ProviderError, RoutingError
 from router.keyword import KeywordRouter
 from router.prices import PriceBook

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from router.client.recording import Recording
+from router.client.spill import replay_spill
 from router.errors import InputError, LedgerError, ProviderError
-from router.recording import Recording
 from router.records import RequestRecord
-from router.spill import replay_spill
 from router.testing import FakeProvider
 from tests.router.client_world import EASY, LOCKED, MemoryLedger, PlanRouter, World, client_of
 from tests.router.test_client import WAYS, in_every_way

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router import ledger_tables
 from router.embedding import load_embedder
 from router.errors import InputError, LedgerError, MissingExtraError
 from router.ledger import Ledger, LedgerEntry, default_ledger
-from router.ledger_place import place_of
+from router.ledger import tables as ledger_tables
+from router.ledger.place import place_of
 from router.records import FeedbackRecord, WarmPrefix
 from router.usage import Usage
 from tests import postgres
@@ -541,12 +541,12 @@ def test_without_sqlalchemy_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in [*sys.modules]:
-        if name.startswith(("router.ledger_", "sqlalchemy")) and name != "router.ledger_rows":
+        if name.startswith(("router.ledger.", "sqlalchemy")) and name != "router.ledger.rows":
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    import router
+    import router.ledger
 
-    monkeypatch.delattr(router, "ledger_statements", raising=False)
+    monkeypatch.delattr(router.ledger, "statements", raising=False)
     with pytest.raises(MissingExtraError, match=r"pip install 'cps-router\[ledger\]'"):
         Ledger(tmp_path / "ledger.db")
 

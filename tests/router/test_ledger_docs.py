@@ -48,7 +48,7 @@ def test_the_example_adds_up(page: str) -> None:
 
 
 def test_the_tables_of_the_page_are_there(page: str, tmp_path: Path) -> None:
-    from router.ledger_tables import metadata
+    from router.ledger.tables import metadata
 
     Ledger(tmp_path / "ledger.db").close()
     (listed,) = re.findall(r"Tables are (.*?);", page, flags=re.DOTALL)

@@ -14,7 +14,7 @@ import pytest
 
 from router.embedding import load_embedder
 from router.ledger import Ledger
-from router.ledger_export import Export
+from router.ledger.export import Export
 from router.outcomes import Outcome, write_jsonl
 from router.records import AttemptRecord, RequestRecord, nanousd
 from router.tiers import Tier, TierSet

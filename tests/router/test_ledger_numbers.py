@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from router.client.spill import replay_spill
 from router.errors import ProviderError
 from router.ledger import Ledger
 from router.providers.base import Answer
 from router.records import AttemptRecord, RequestRecord
-from router.spill import replay_spill
 from router.usage import Usage
 from tests.ledgers import NOON, attempt, request
 from tests.router.client_world import EASY, LOCKED, MemoryLedger, World, client_of

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from router.ledger import Ledger
-from router.ledger_report import report
-from router.ledger_reprice import reprice
+from router.ledger.report import report
+from router.ledger.reprice import reprice
 from router.prices import PriceBook
 from router.tiers import Tier, TierSet
 from router.usage import Usage
@@ -130,7 +130,7 @@ def test_the_tiers_file_goes_first_for_what_it_is_about(tmp_path: Path, book: Pr
 def test_many_are_filled_in_piece_by_piece(
     tmp_path: Path, book: PriceBook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.ledger_reprice._CHUNK", 3)
+    monkeypatch.setattr("router.ledger.reprice._CHUNK", 3)
     with Ledger(tmp_path / "ledger.db") as ledger:
         made = attempt(provider="own", model="small", **UNKNOWN)
         large = attempt(2, "large", provider="own", model="large", served=False, **UNKNOWN)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from router.client.request_costs import FREE, UNKNOWN, Baseline, Prices, baseline_of, cost_of
 from router.prices import PriceBook
 from router.records import AttemptRecord
-from router.request_costs import FREE, UNKNOWN, Baseline, Prices, baseline_of, cost_of
 from router.tier_price import TierPrice
 from router.tiers import Tier
 from router.usage import Usage

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from router.errors import InputError
 from router.ledger import Ledger, LedgerEntry
-from router.ledger_report import Report, report
+from router.ledger.report import Report, report
 from router.savings import MIN_CLUSTERS, Savings, _student, discount_interval
 from router.since import parse_since
 from tests import postgres
@@ -299,7 +299,7 @@ def test_feedback_without_a_request_is_looked_for_by_a_join(
     postgres_server: postgres.Server,
 ) -> None:
     """A plan for each feedback through all requests would never end where there are many."""
-    from router import ledger_sums
+    from router.ledger import sums as ledger_sums
 
     with Ledger(postgres_server.new_database()) as ledger:
         ledger.record_many((request(f"r{i}"), []) for i in range(5000))

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from router.client.retrying import Retrying
 from router.errors import InputError, PriceError, ProviderError
 from router.ledger import Ledger
 from router.outcomes import Outcome, read_jsonl
 from router.prices import PriceBook
 from router.providers.base import Answer, Prompt
-from router.retrying import Retrying
 from router.routing import Router
 from router.testing import FakeProvider
 from router.tiers import Tier, TierSet
