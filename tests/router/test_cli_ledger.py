@@ -341,7 +341,7 @@ def test_without_sqlalchemy_the_command_names_the_extra(
     cps: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [*sys.modules]:
-        if name.startswith(("router.ledger_", "sqlalchemy")):
+        if name.startswith(("router.ledger", "sqlalchemy")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     import router
