@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -537,18 +538,23 @@ def test_a_password_is_never_shown(url: str) -> None:
     assert "sec" not in str(refused.value)
 
 
-def test_without_sqlalchemy_the_extra_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name in [*sys.modules]:
-        if name.startswith(("router.ledger.", "sqlalchemy")) and name != "router.ledger.rows":
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    import router.ledger
-
-    monkeypatch.delattr(router.ledger, "statements", raising=False)
-    with pytest.raises(MissingExtraError, match=r"pip install 'cps-router\[ledger\]'"):
-        Ledger(tmp_path / "ledger.db")
+def test_without_sqlalchemy_the_extra_is_named(tmp_path: Path, repository: Path) -> None:
+    # A process of its own: what is imported without it would stay for other tests.
+    code = (
+        "import sys; sys.modules['sqlalchemy'] = None\n"
+        "from router.errors import MissingExtraError\n"
+        "from router.ledger import Ledger\n"
+        "try: Ledger(sys.argv[1])\n"
+        "except MissingExtraError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "ledger.db")],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "pip install 'cps-router[ledger]'" in done.stdout
 
 
 def test_postgres_without_its_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
