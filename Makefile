@@ -9,7 +9,7 @@ LOG := $(VENV)/install.log
 WORKERS ?= 2
 # Said before anything is installed. Tests: with a CPU build of torch; a CUDA build takes several GB.
 DEMO_NEEDS := what the demo needs (190 MB to download, 0.9 GB on disk, about 2 minutes)
-TEST_NEEDS := what the tests need (430 MB to download, 2 GB on disk, about 3 minutes)
+TEST_NEEDS := what the tests need (450 MB to download, 2.1 GB on disk, about 3 minutes)
 
 # A .venv whose interpreter has gone (Python upgraded, folder copied to another machine) is made anew.
 ifneq ($(wildcard $(VENV)/.created),)
