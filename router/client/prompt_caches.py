@@ -70,10 +70,8 @@ class PromptCaches:
 
         Nor for one that marks no cache: what its provider keeps by itself is a windfall.
         """
-        if not ask.prompt.cache.enabled or not self._has_prices(ask.prompt.cache.ttl):
-            return {}
-        prefix = self._prefix_of(ask, None)
-        if prefix is None:
+        prefix = self._prefix_of(ask, None) if ask.prompt.cache.enabled else None
+        if prefix is None or not self._has_prices(ask.prompt.cache.ttl):
             return {}
         return {"session": ask.session, "prefix": prefix, "expected_turns": ask.expected_turns}
 
