@@ -117,11 +117,6 @@ class ProviderError(CpsRouterError):
         self.retry_after_s = retry_after_s
         self.billed = billed
 
-    @property
-    def is_transient(self) -> bool:
-        """Whether another try, or another tier, may do better."""
-        return self.kind not in ("refused", "auth", "cancelled")
-
 
 class CostLimitError(CpsRouterError):
     """No attempt fits what a request may cost; nothing was sent beyond the limit."""

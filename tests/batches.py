@@ -87,13 +87,13 @@ class OneByOne:
     async def acomplete(
         self, model: str, prompt: Prompt, *, timeout_s: float | None = None
     ) -> Answer:
-        raise NotImplementedError
+        raise AssertionError("batch jobs neither await nor stream")
 
     def stream(self, model: str, prompt: Prompt, *, timeout_s: float | None = None) -> Any:
-        raise NotImplementedError
+        raise AssertionError("batch jobs neither await nor stream")
 
     def astream(self, model: str, prompt: Prompt, *, timeout_s: float | None = None) -> Any:
-        raise NotImplementedError
+        raise AssertionError("batch jobs neither await nor stream")
 
     def cache_policy(self, model: str, marks: CacheMarks) -> CachePolicy | None:
         return None

@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from router.client.jobs import _last_user_text as last_user_text
-from router.client.jobs import job_of
+from router.client.jobs import job_of, last_user_text
 from router.errors import InputError, OutcomeError
 from router.ledger.rows import name_of
 from router.outcomes import label

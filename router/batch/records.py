@@ -49,7 +49,7 @@ class Bookkeeper:
     """Makes the updates and records of one job."""
 
     def __init__(self, ledger: Ledger, tiers: TierSet, book: PriceBook, created_us: int) -> None:
-        self._store, self._tiers, self._book = ledger._store, tiers, book
+        self._store, self._tiers, self._book = ledger.store, tiers, book
         self._at = moment(created_us)
         self._prices: dict[tuple[str, bool, datetime], TierPrice | None] = {}
 

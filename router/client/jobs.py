@@ -99,7 +99,7 @@ def job_of(
         check_verifier(verifier, is_async)
     check_limit(max_cost_usd)
     ask = Ask(
-        query=_last_user_text(prompt.messages) if query is None else query_of(query),
+        query=last_user_text(prompt.messages) if query is None else query_of(query),
         prompt=prompt,
         request_id=str(uuid.uuid4()) if request_id is None else text(request_id, "request_id"),
         context_tokens=_about_tokens(prompt, input_tokens_at_most),
@@ -116,7 +116,8 @@ def job_of(
     return Job(ask, verifier, max_cost_usd, most, lives_an_hour(prompt), streamed)
 
 
-def _last_user_text(messages: Sequence[Message]) -> str:
+def last_user_text(messages: Sequence[Message]) -> str:
+    """What is routed on where the caller names no query; InputError where no user has a text."""
     for message in reversed(messages):
         if message.get("role") == "user":
             content = message.get("content")

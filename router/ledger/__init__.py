@@ -116,6 +116,11 @@ class Ledger:
         self.close()
 
     @property
+    def store(self) -> Store:
+        """What is kept of queries: "text" or "none"."""
+        return self._store
+
+    @property
     def engine(self) -> Any:
         """The connection that reports read through (``router.ledger.report``)."""
         return self._engine

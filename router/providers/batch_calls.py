@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -155,9 +156,9 @@ class BatchCalls(SdkProvider):
         if not (too_late and self.batch_status(batch_id).is_final):
             raise failed
 
+    @abstractmethod
     def batch_status(self, batch_id: str) -> BatchStatus:
-        """Where it stands; a subclass asks its SDK."""
-        raise NotImplementedError
+        """Where it stands."""
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:

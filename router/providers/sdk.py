@@ -4,7 +4,7 @@ A subclass says how its SDK's client is made and called, how a request is shaped
 The SDK is imported at the first call: that takes a second or more, and a program that routes
 without calling anything shall not pay it.
 
-A batch interface belongs beside this module and reuses the same ``_request`` of each provider.
+``batch_calls`` stands beside this module and reuses the same ``_request`` of each provider.
 """
 
 from __future__ import annotations

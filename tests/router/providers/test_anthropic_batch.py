@@ -86,7 +86,7 @@ def test_of_several_that_run_none_is_chosen_until_one_has_ended(
     mine = lose(server, provider, items(3))
     with pytest.raises(ProviderError, match="2") as caught:
         provider.find_batch("job", ids(items(3)), since=since)
-    assert caught.value.is_transient and caught.value.retry_after_s == 300
+    assert caught.value.kind == "outage" and caught.value.retry_after_s == 300
     assert not caught.value.billed
     # The other one is told from its results, and the one that is left is ours.
     server.finish(other, reverse=True)

